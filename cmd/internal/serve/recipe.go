@@ -53,7 +53,7 @@ type Mix struct {
 
 // A MixImage is one image of a mix.
 type MixImage struct {
-	Tree TreeRef      `json:"tree"`
-	Defs string       `json:"defs"` // file of the definitions PostgreSQL printed
+	Tree TreeRef        `json:"tree"`
+	Defs string         `json:"defs"` // file of the definitions PostgreSQL printed
 	Info mapping.Origin `json:"info"`
 }
