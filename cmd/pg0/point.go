@@ -123,7 +123,7 @@ func (f *pointFlags) openPoint(ctx context.Context, g *global) (source.Ref, sour
 	if err != nil {
 		return ref, nil, nil, err
 	}
-	catalog, err := source.Open(ctx, ref, g.logger)
+	catalog, err := ref.Open(g.logger)
 	if err != nil {
 		return ref, nil, nil, err
 	}

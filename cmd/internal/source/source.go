@@ -65,13 +65,10 @@ func Formats() []string {
 }
 
 // Open opens the catalog. An unknown format is an error of usage.
-func Open(ctx context.Context, ref Ref, logger *slog.Logger) (Catalog, error) {
-	open, ok := formats[ref.Format]
+func (r Ref) Open(logger *slog.Logger) (Catalog, error) {
+	open, ok := formats[r.Format]
 	if !ok {
-		return nil, exit.Error(exit.Usage, fmt.Errorf("format %q of %s is not known; there are: %s", ref.Format, ref.Path, strings.Join(Formats(), ", ")))
+		return nil, exit.Error(exit.Usage, fmt.Errorf("format %q of %s is not known; there are: %s", r.Format, r.Path, strings.Join(Formats(), ", ")))
 	}
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	return open(ref, logger)
+	return open(r, logger)
 }
