@@ -125,8 +125,12 @@ func tryLock(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
+	var stat unix.Stat_t
+	if err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+		err = unix.Fstat(int(file.Fd()), &stat)
+	}
+	removed := err == nil && stat.Nlink == 0 // by an unmount that ended just now
+	if removed || errors.Is(err, unix.EWOULDBLOCK) {
 		err = exit.Error(exit.Busy, errors.New("another pg0 is at work on this mount point; see pg0 status"))
 	}
 	if err != nil {
