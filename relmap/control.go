@@ -82,11 +82,6 @@ type Control struct {
 	CharSigned       bool // default_char_signedness; true before 18
 }
 
-// controlVersions gives the pg_control version of each major version.
-var controlVersions = map[int]uint32{
-	12: 1201, 13: 1300, 14: 1300, 15: 1300, 16: 1300, 17: 1700, 18: 1800,
-}
-
 // controlPath is the place of pg_control in a cluster directory.
 const controlPath = "global/pg_control"
 
