@@ -53,6 +53,7 @@ type Relation struct {
 	Sequences  []*Relation // owned by a column (serial, identity), by OID
 	OwnedBy    Owner       // for a sequence: whose it is
 	Sequence   *Sequence   // for a sequence: its pg_sequence row
+	Extension  string      // the extension it belongs to, or ""
 	Inherits   []*Relation // parents in order of inhseqno, partition parents as well
 	Children   []*Relation // direct heirs, partitions as well, by schema and name
 	Parent     *Relation   // the partitioned table or index this is a partition of

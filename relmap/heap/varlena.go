@@ -9,6 +9,7 @@ import (
 const (
 	externalSize = 18 // header, tag and pointer, unaligned
 	externalTag  = 18 // VARTAG_ONDISK
+	offToastRel  = 14 // of va_toastrelid
 	headerLong   = 4
 	sizeMask     = 1<<30 - 1
 )
@@ -87,7 +88,7 @@ func parseExternal(raw []byte) External {
 		Size:     int(info & sizeMask),
 		Method:   byte(info >> 30),
 		ValueID:  u32(raw, 10),
-		ToastRel: u32(raw, 14),
+		ToastRel: u32(raw, offToastRel),
 	}
 }
 
