@@ -143,6 +143,15 @@ func (c *Child) exchange(value any, answer *reply) error {
 // Done is closed when the process has ended.
 func (c *Child) Done() <-chan struct{} { return c.done }
 
+// Err says how the process ended: nil if it did so in order. It is valid once
+// Done is closed.
+func (c *Child) Err() error {
+	if c.result == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w: %w", c.Dir, ErrDied, c.result)
+}
+
 // Unmount takes the mount away; the child keeps the changes for Seal. It is an
 // error with exit code 7 while a process uses the mount.
 func (c *Child) Unmount() error { return c.exchange(request{Op: "unmount"}, nil) }
@@ -175,10 +184,7 @@ const patience = 30 * time.Second
 // end closes the pipe, which tells the child to give up, and waits for it.
 func (c *Child) end() error {
 	c.reap()
-	if c.result != nil {
-		return fmt.Errorf("%s: %w: %w", c.Dir, ErrDied, c.result)
-	}
-	return nil
+	return c.Err()
 }
 
 func (c *Child) reap() {

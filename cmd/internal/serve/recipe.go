@@ -41,19 +41,11 @@ type TreeRef struct {
 	Images []string   `json:"images,omitempty"` // directories of sealed changes
 }
 
-// A Mix is composed anew in the child: a mapping, the images that it names, and
-// the LSN that donors' pages are clamped to. Composing is deterministic.
+// A Mix is composed anew in the child from the plan and the images that it
+// names: composing is deterministic.
 type Mix struct {
-	MapName string              `json:"map_name"`
-	MapText string              `json:"map_text"`
-	Base    string              `json:"base"` // key of Images
-	Images  map[string]MixImage `json:"images"`
-	Limit   pg0.LSN             `json:"limit"`
-}
-
-// A MixImage is one image of a mix.
-type MixImage struct {
-	Tree TreeRef      `json:"tree"`
-	Defs string       `json:"defs"` // file of the definitions PostgreSQL printed
-	Info mapping.Origin `json:"info"`
+	Plan   *mapping.Plan      `json:"plan"`
+	Base   string             `json:"base"`   // the point in Images
+	Images map[string]TreeRef `json:"images"` // by point
+	Limit  pg0.LSN            `json:"limit"`  // donors' pages are clamped to it
 }

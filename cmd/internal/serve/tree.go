@@ -2,12 +2,10 @@ package serve
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"slices"
 
 	"github.com/fukanchik/pg0"
@@ -71,51 +69,18 @@ func openBottom(ctx context.Context, ref TreeRef, o Options, open *closers) (pg0
 }
 
 func openMix(ctx context.Context, mix *Mix, o Options, open *closers) (pg0.Tree, error) {
-	spec, err := mapping.Parse(mix.MapName, []byte(mix.MapText))
-	if err != nil {
-		return nil, err
-	}
 	images := map[string]*mapping.Image{}
 	for name, ref := range mix.Images {
-		image, closer, err := OpenImage(ctx, name, ref, o)
+		tree, closer, err := OpenTree(ctx, ref, o)
 		if err != nil {
 			return nil, fmt.Errorf("image of %s: %w", name, err)
 		}
 		*open = append(*open, closer)
+		image := &mapping.Image{Name: name, Tree: tree, Info: mix.Plan.Origin(name)}
+		if image.Cluster, err = relmap.Open(tree); err != nil {
+			return nil, fmt.Errorf("image of %s: %w", name, err)
+		}
 		images[name] = image
 	}
-	base := images[mix.Base]
-	plan, err := mapping.Resolve(spec, images, base)
-	if err != nil {
-		return nil, err
-	}
-	return mapping.Compose(plan, images, base, mix.Limit)
-}
-
-// OpenImage opens one image of a mix.
-func OpenImage(ctx context.Context, name string, ref MixImage, o Options) (*mapping.Image, io.Closer, error) {
-	tree, closer, err := OpenTree(ctx, ref.Tree, o)
-	if err != nil {
-		return nil, nil, err
-	}
-	image := &mapping.Image{Name: name, Tree: tree, Info: ref.Info}
-	if image.Cluster, err = relmap.Open(tree); err == nil {
-		image.Defs, err = readDefinitions(ref.Defs)
-	}
-	if err != nil {
-		return nil, nil, errors.Join(err, closer.Close())
-	}
-	return image, closer, nil
-}
-
-func readDefinitions(name string) (*relmap.Definitions, error) {
-	text, err := os.ReadFile(name)
-	if err != nil {
-		return nil, err
-	}
-	defs := new(relmap.Definitions)
-	if err := json.Unmarshal(text, defs); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	return defs, nil
+	return mapping.Compose(mix.Plan, images, images[mix.Base], mix.Limit)
 }
