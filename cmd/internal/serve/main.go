@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,14 +18,13 @@ import (
 	"github.com/fukanchik/pg0/fusefs/cow"
 )
 
-// memoryLimit keeps the heap of a server small: kernel memory that waits to be
+// memoryLimit is the default of Recipe.Memory. It keeps the heap of a server small: kernel memory that waits to be
 // written through this process must never wait for this process to get memory.
 const memoryLimit = 96 << 20
 
 // Main is the child: it reads a Recipe and requests from in, answers on out, and
 // serves until it is told to stop. It returns the exit code.
 func Main(in io.Reader, out io.Writer, logger *slog.Logger) int {
-	debug.SetMemoryLimit(memoryLimit)
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE, syscall.SIGINT)
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM)
@@ -64,6 +64,7 @@ func (s *server) open() error {
 	if err := s.dec.Decode(&s.recipe); err != nil {
 		return fmt.Errorf("read the recipe of the mount: %w", err)
 	}
+	debug.SetMemoryLimit(cmp.Or(s.recipe.Memory, memoryLimit))
 	tree, closer, err := OpenTree(context.Background(), s.recipe.Tree, Options{Logger: s.log})
 	if err != nil {
 		return err
@@ -174,7 +175,7 @@ func (s *server) abandon() error {
 	if s.mount != nil {
 		if err := s.unmount(); err != nil {
 			s.log.Warn("detach a mount that is in use", "mountpoint", s.recipe.Mountpoint)
-			err = fusefs.Detach(s.recipe.Mountpoint)
+			err = Detach(s.recipe.Mountpoint)
 			return errors.Join(err, s.store.Close())
 		}
 	}

@@ -20,6 +20,7 @@ type Recipe struct {
 	Sync       bool    `json:"sync,omitempty"`     // fsync reaches the disk
 	Orphan     bool    `json:"orphan,omitempty"`   // go on serving when the parent has died
 	ReadOnly   bool    `json:"readonly,omitempty"` // no copy-on-write layer
+	Memory     int64   `json:"memory,omitempty"`   // soft limit of the child in bytes; 0 = default
 
 	// Log takes what the child reports; nil is the parent's standard error.
 	Log *os.File `json:"-"`

@@ -5,8 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/fukanchik/pg0"
 	"github.com/fukanchik/pg0/fusefs/cow"
@@ -40,11 +45,7 @@ func OpenTree(ctx context.Context, ref TreeRef, o Options) (pg0.Tree, io.Closer,
 	var open closers
 	tree, err := openBottom(ctx, ref, o, &open)
 	for i := 0; err == nil && i < len(ref.Images); i++ {
-		var closer io.Closer
-		below := tree
-		if tree, closer, err = cow.OpenImage(below, ref.Images[i]); err == nil {
-			open = append(open, closer)
-		}
+		tree, err = openSealed(tree, ref.Images[i], &open)
 	}
 	if err != nil {
 		return nil, nil, errors.Join(err, open.Close())
@@ -66,6 +67,27 @@ func openBottom(ctx context.Context, ref TreeRef, o Options, open *closers) (pg0
 	}
 	*open = append(*open, closeFunc(point.Close))
 	return point.Tree, nil
+}
+
+// useFile lies beside the sealed changes of an image of the cache: whoever uses
+// the image holds a shared lock on it, so that nobody removes it meanwhile.
+const useFile = "use"
+
+func openSealed(below pg0.Tree, dir string, open *closers) (pg0.Tree, error) {
+	use, err := os.OpenFile(filepath.Join(filepath.Dir(dir), useFile), os.O_RDWR, 0)
+	if err == nil {
+		*open = append(*open, use)
+		err = unix.Flock(int(use.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("image %s: %w", filepath.Dir(dir), err)
+	}
+	tree, closer, err := cow.OpenImage(below, dir)
+	if err != nil {
+		return nil, err
+	}
+	*open = append(*open, closer)
+	return tree, nil
 }
 
 func openMix(ctx context.Context, mix *Mix, o Options, open *closers) (pg0.Tree, error) {

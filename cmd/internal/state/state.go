@@ -181,3 +181,6 @@ func (d Dir) List() ([]*Mount, error) {
 	}
 	return mounts, errors.Join(bad...)
 }
+
+// PostgresLog is the file that a server started by pg0 logs to.
+func (d Dir) PostgresLog(id string) string { return filepath.Join(d.MountDir(id), "postgres.log") }

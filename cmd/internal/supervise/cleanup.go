@@ -63,7 +63,7 @@ func endServer(ctx context.Context, m *state.Mount, force bool) error {
 // detach hides a mount that is in use and ends its server: what uses it gets
 // errors from then on.
 func detach(mountpoint string, server proc.ID) error {
-	if err := fusefs.Detach(mountpoint); err != nil {
+	if err := serve.Detach(mountpoint); err != nil {
 		return err
 	}
 	return endHard(server)
@@ -75,7 +75,7 @@ func unmountDead(mountpoint string) error {
 	if err != nil || !mounted {
 		return err
 	}
-	return fusefs.Detach(mountpoint)
+	return serve.Detach(mountpoint)
 }
 
 // endHard kills a process. One that has ended already is no error.

@@ -143,7 +143,7 @@ func (s *supervisor) undo() {
 	if s.child != nil {
 		if err := s.child.Unmount(); err != nil {
 			s.log.Error("unmount", "error", err)
-			if err := fusefs.Detach(s.job.Mount.Mountpoint); err != nil {
+			if err := serve.Detach(s.job.Mount.Mountpoint); err != nil {
 				s.log.Error("detach", "error", err)
 			}
 		}
@@ -233,7 +233,7 @@ func (s *supervisor) handle(ctx context.Context, r Request) (reply Reply, gone b
 	switch r.Op {
 	case Status:
 	case Start:
-		err = s.start(ctx, r.Server)
+		err = s.start(context.WithoutCancel(ctx), r.Server)
 	case Stop:
 		err = s.stop(r)
 	case Umount:

@@ -85,7 +85,7 @@ func (s *supervisor) start(ctx context.Context, server *Server) error {
 	}
 	postgres, err := pgserver.Start(pgserver.Options{
 		Bin: s.job.Server.Bin, DataDir: m.Mountpoint,
-		LogFile: filepath.Join(s.job.State.MountDir(m.ID), "postgres.log"),
+		LogFile: s.job.State.PostgresLog(m.ID),
 	})
 	if err != nil {
 		return err
