@@ -108,7 +108,7 @@ create server elsewhere foreign data wrapper nowhere;
 create foreign table far (a int) server elsewhere;
 
 -- files that no longer have the number of their relation
-vacuum full evolved;
+vacuum full stored;
 truncate half_spaced;
 reindex table indexed;
 vacuum analyze;
