@@ -16,6 +16,10 @@ type Choice struct {
 	Stop     Stop          `json:"stop"`
 	// Tablespaces are those that WAL creates on the way, in WAL order.
 	Tablespaces []Tablespace `json:"tablespaces,omitempty"`
+	// Notes say which newer backups were passed over, and why.
+	Notes []string `json:"notes,omitempty"`
+
+	examined bool // all WAL on the way was read
 }
 
 // A Stop is where replay ends. The zero value is the backup's own consistent
@@ -49,7 +53,11 @@ type Setting struct{ Name, Value string }
 // Settings are the recovery settings that make PostgreSQL stop there, whatever
 // WAL arrives later. Values are not quoted.
 func (c *Choice) Settings() []Setting {
-	settings := []Setting{{"recovery_target_timeline", strconv.FormatUint(uint64(c.Timeline), 10)}}
+	timeline := "current"
+	if c.Timeline != c.Backup.Timeline {
+		timeline = strconv.FormatUint(uint64(c.Timeline), 10)
+	}
+	settings := []Setting{{"recovery_target_timeline", timeline}}
 	if c.Stop.Record == 0 {
 		return append(settings, Setting{"recovery_target", "immediate"})
 	}

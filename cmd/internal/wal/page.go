@@ -49,6 +49,11 @@ func (p *page) header() int {
 	return shortHeader
 }
 
+// empty tells whether the page was never written.
+func (p *page) empty() bool {
+	return binary.LittleEndian.Uint64(p.bytes) == 0 && binary.LittleEndian.Uint64(p.bytes[8:]) == 0
+}
+
 // parsePage checks a page header against the place it was read from. The
 // reason is for people, and empty when all is well.
 func parsePage(at pg0.LSN, b []byte) (p page, reason string) {
@@ -61,7 +66,7 @@ func parsePage(at pg0.LSN, b []byte) (p page, reason string) {
 	}
 	addr := pg0.LSN(binary.LittleEndian.Uint64(b[8:]))
 	switch {
-	case magic == 0 && addr == 0:
+	case p.empty():
 		return p, "the page is empty"
 	case p.version == 0:
 		return p, fmt.Sprintf("the page has the magic number %04X, which no known version writes", magic)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strings"
 
 	"github.com/fukanchik/pg0"
 )
@@ -22,6 +23,7 @@ type Path struct {
 	archive pg0.WALArchive
 	names   map[string]bool // of the archive
 	own     fs.FS           // a cluster directory; nil: none
+	highest uint64          // number of the archive's last segment of any timeline
 	size    int64
 }
 
@@ -32,11 +34,14 @@ func NewPath(ctx context.Context, archive pg0.WALArchive, own fs.FS, history His
 	if err != nil {
 		return nil, fmt.Errorf("list the WAL archive: %w", err)
 	}
-	names := make(map[string]bool, len(listed))
+	p := &Path{History: history, archive: archive, names: make(map[string]bool, len(listed)), own: own, size: archive.SegmentSize()}
 	for _, name := range listed {
-		names[name] = true
+		p.names[name] = true
+		if s, ok := ParseSegment(strings.TrimSuffix(name, PartialSuffix), p.size); ok {
+			p.highest = max(p.highest, s.Number)
+		}
 	}
-	return &Path{History: history, archive: archive, names: names, own: own, size: archive.SegmentSize()}, nil
+	return p, nil
 }
 
 // SegmentSize is the length of every segment in bytes.
@@ -62,6 +67,22 @@ func (p *Path) covers(s Stretch, number uint64) bool {
 func (p *Path) Has(number uint64) bool {
 	_, _, err := p.locate(number)
 	return err == nil
+}
+
+// Run gives the last segment of the unbroken run that begins with first, and
+// the next one after a gap. Without first itself last is first-1; without a gap
+// next is 0.
+func (p *Path) Run(first uint64) (last, next uint64) {
+	last = first
+	for p.Has(last) {
+		last++
+	}
+	for next = last; next <= p.highest; next++ {
+		if p.Has(next) {
+			return last - 1, next
+		}
+	}
+	return last - 1, 0
 }
 
 // locate chooses the file for a segment. name is as the archive lists it,
@@ -97,6 +118,7 @@ func (p *Path) Segment(ctx context.Context, number uint64) (*OpenSegment, error)
 		return nil, err
 	}
 	open := &OpenSegment{Segment: Segment{s.Timeline, number}, Path: name}
+	open.Unfinished = name == "" || strings.HasSuffix(name, PartialSuffix)
 	if s.End != 0 && number == uint64(s.End)/uint64(p.size) {
 		open.Limit = s.End
 	}

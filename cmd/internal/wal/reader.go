@@ -29,6 +29,8 @@ type OpenSegment struct {
 	pg0.File
 	Segment
 	Path string // for messages
+	// Unfinished says that records may end anywhere in the file.
+	Unfinished bool
 	// Limit ends what belongs to the way: the timeline was left there. 0: none.
 	Limit pg0.LSN
 }
@@ -44,6 +46,9 @@ type End struct {
 	// segment is there and the record is not.
 	Missing string
 	Path    string // the file that ends, if it is there
+	// Damaged says that a whole segment of the archive has something here, and
+	// that it is no record. Unfinished segments end in anything.
+	Damaged bool
 }
 
 // Error gives the position and the reason.
@@ -154,6 +159,9 @@ func (r *Reader) record(ctx context.Context) (*Record, error) {
 		return nil, r.end("no record can begin here")
 	}
 	total := binary.LittleEndian.Uint32(r.page.bytes[off:])
+	if total == 0 {
+		return nil, r.empty("no record follows")
+	}
 	if total < headerSize || total > maxRecord {
 		return nil, r.end(fmt.Sprintf("a record cannot have %d bytes", total))
 	}
@@ -234,6 +242,9 @@ func (r *Reader) load(ctx context.Context, at pg0.LSN) error {
 	off := int(at - r.at)
 	p, reason := parsePage(at, r.chunk[off:off+pageSize])
 	r.page = page{}
+	if p.empty() {
+		return r.empty(reason)
+	}
 	if reason == "" {
 		var err error
 		if reason, err = r.fits(&p); err != nil {
@@ -315,6 +326,11 @@ func (r *Reader) switchTo(ctx context.Context, number uint64) error {
 }
 
 func (r *Reader) end(reason string) error {
+	return &End{LSN: r.pos, Prev: r.last, Reason: reason, Path: r.open.Path, Damaged: !r.open.Unfinished}
+}
+
+// empty is the end in a place that was never written.
+func (r *Reader) empty(reason string) error {
 	return &End{LSN: r.pos, Prev: r.last, Reason: reason, Path: r.open.Path}
 }
 
