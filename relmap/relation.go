@@ -172,7 +172,7 @@ type Type struct {
 }
 
 // IsArray says whether the type is a true array: its values are arrays of Elem.
-func (t *Type) IsArray() bool { return t.Elem != 0 && t.Len == -1 && t.Category == 'A' }
+func (t *Type) IsArray() bool { return t.Elem != 0 && t.Len == -1 }
 
 // EnumLabel is a row of pg_enum. Rows of tables hold the OID.
 type EnumLabel struct {
