@@ -89,6 +89,7 @@ var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"pg_ctl":    runPgCtl,
 	"kill9":     kill9,
 	"mounted":   isMounted,
+	"expand":    expand,
 	"sums":      compareSums,
 	"unchanged": unchanged,
 }
@@ -208,6 +209,14 @@ func isMounted(ts *testscript.TestScript, neg bool, args []string) {
 	table := ts.ReadFile("/proc/self/mountinfo")
 	if found := strings.Contains(table, " "+ts.MkAbs(args[0])+" "); found == neg {
 		ts.Fatalf("%s: mounted is %v", args[0], found)
+	}
+}
+
+// expand puts environment variables into files: expand file...
+func expand(ts *testscript.TestScript, _ bool, args []string) {
+	for _, name := range args {
+		text := os.Expand(ts.ReadFile(name), ts.Getenv)
+		ts.Check(os.WriteFile(ts.MkAbs(name), []byte(text), 0o600))
 	}
 }
 

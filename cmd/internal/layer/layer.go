@@ -180,5 +180,6 @@ func look(ctx context.Context, dir string, r *Record, logger *slog.Logger) (touc
 	if err != nil {
 		return nil, control, fmt.Errorf("layer %s: %w", dir, err)
 	}
-	return store.Touched(), *read, nil
+	touched, err = store.Touched()
+	return touched, *read, err
 }
