@@ -41,8 +41,8 @@ type Cluster struct {
 	Dir       string // the data directory
 	SocketDir string // short; also the host to connect to
 	Options   Options
+	T         testing.TB
 
-	t      testing.TB
 	bin    string
 	server *exec.Cmd
 	done   chan struct{} // closed when the server has gone
@@ -80,7 +80,7 @@ func at(t testing.TB, dir string, o Options) *Cluster {
 	if o.SegmentMB == 0 {
 		o.SegmentMB = 1
 	}
-	c := &Cluster{Dir: dir, Options: o, t: t, bin: Bin(t, o.Version)}
+	c := &Cluster{Dir: dir, Options: o, T: t, bin: Bin(t, o.Version)}
 	home := c.TempDir()
 	if dir == "" {
 		c.Dir = filepath.Join(home, "data")
@@ -100,9 +100,9 @@ func (c *Cluster) cleanup() {
 		c.Stop(Immediate)
 	}
 	c.log.Close()
-	if c.t.Failed() {
+	if c.T.Failed() {
 		text, _ := os.ReadFile(c.log.Name())
-		c.t.Logf("log of the server on %s:\n%s", c.Dir, text)
+		c.T.Logf("log of the server on %s:\n%s", c.Dir, text)
 	}
 }
 
@@ -121,15 +121,15 @@ func Bin(t testing.TB, version int) string {
 
 // TempDir makes a directory with a short name that the server's user owns.
 func (c *Cluster) TempDir() string {
-	c.t.Helper()
+	c.T.Helper()
 	dir, err := os.MkdirTemp("", "pgt")
 	if err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
-	c.t.Cleanup(func() { os.RemoveAll(dir) })
+	c.T.Cleanup(func() { os.RemoveAll(dir) })
 	if cred := serverUser(); cred != nil {
 		if err := os.Chown(dir, int(cred.Uid), int(cred.Gid)); err != nil {
-			c.t.Fatal(err)
+			c.T.Fatal(err)
 		}
 	}
 	return dir
@@ -176,9 +176,9 @@ func (c *Cluster) run(name string, args ...string) error {
 
 // Run runs a program of this version, or any other, as the server's user.
 func (c *Cluster) Run(name string, args ...string) {
-	c.t.Helper()
+	c.T.Helper()
 	if err := c.run(name, args...); err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
 }
 
@@ -228,28 +228,28 @@ func makeDir(dir string) error {
 
 // Log returns what the servers of this cluster have logged.
 func (c *Cluster) Log() string {
-	c.t.Helper()
+	c.T.Helper()
 	text, err := os.ReadFile(c.log.Name())
 	if err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
 	return string(text)
 }
 
 // Connect opens a session as the superuser, closed when the test ends.
 func (c *Cluster) Connect(database string) *pgx.Conn {
-	c.t.Helper()
+	c.T.Helper()
 	ctx := context.Background()
 	config, err := pgx.ParseConfig(fmt.Sprintf("host=%s port=5432 user=postgres database=%s", c.SocketDir, quote(database)))
 	if err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
 	config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
-	c.t.Cleanup(func() { conn.Close(ctx) })
+	c.T.Cleanup(func() { conn.Close(ctx) })
 	return conn
 }
 
@@ -260,18 +260,18 @@ func quote(s string) string {
 // Exec runs statements, separated by semicolons, in one session. Without
 // explicit transactions they are one.
 func (c *Cluster) Exec(database, sql string) {
-	c.t.Helper()
+	c.T.Helper()
 	conn := c.Connect(database)
-	Exec(c.t, conn, sql)
+	Exec(c.T, conn, sql)
 	conn.Close(context.Background())
 }
 
 // Query returns the rows of a query as text; NULL is the empty string.
 func (c *Cluster) Query(database, sql string) [][]string {
-	c.t.Helper()
+	c.T.Helper()
 	conn := c.Connect(database)
 	defer conn.Close(context.Background())
-	return Query(c.t, conn, sql)
+	return Query(c.T, conn, sql)
 }
 
 // Exec runs statements in a session.

@@ -22,7 +22,7 @@ const (
 
 // Start starts the server and returns when it takes connections.
 func (c *Cluster) Start() {
-	c.t.Helper()
+	c.T.Helper()
 	args := []string{
 		"-D", c.Dir, "-k", c.SocketDir, "-p", "5432", "-c", "listen_addresses=", "-c", "unix_socket_permissions=0777",
 		"-c", "fsync=off", "-c", "shared_buffers=16MB", "-c", "max_connections=20", "-c", "log_min_messages=info",
@@ -34,7 +34,7 @@ func (c *Cluster) Start() {
 	c.server = c.Command("postgres", args...)
 	c.server.Stdout, c.server.Stderr = c.log, c.log
 	if err := c.server.Start(); err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
 	c.done = make(chan struct{})
 	go func(done chan struct{}) {
@@ -42,7 +42,7 @@ func (c *Cluster) Start() {
 		close(done)
 	}(c.done)
 	if err := c.awaitReady(); err != nil {
-		c.t.Fatalf("server on %s: %v\n%s", c.Dir, err, c.Log())
+		c.T.Fatalf("server on %s: %v\n%s", c.Dir, err, c.Log())
 	}
 }
 
@@ -70,15 +70,15 @@ func (c *Cluster) awaitReady() error {
 
 // Stop stops the server and waits until it has gone.
 func (c *Cluster) Stop(mode Mode) {
-	c.t.Helper()
+	c.T.Helper()
 	if err := c.server.Process.Signal(syscall.Signal(mode)); err != nil {
-		c.t.Errorf("stop the server on %s: %v", c.Dir, err)
+		c.T.Errorf("stop the server on %s: %v", c.Dir, err)
 	}
 	select {
 	case <-c.done:
 		c.server = nil
 	case <-time.After(patience):
-		c.t.Fatalf("server on %s, pid %d, does not stop", c.Dir, c.server.Process.Pid)
+		c.T.Fatalf("server on %s, pid %d, does not stop", c.Dir, c.server.Process.Pid)
 	}
 }
 
