@@ -54,6 +54,15 @@ func rootCommand(stdout, stderr io.Writer) *cobra.Command {
 	flags.StringVar(&g.stateDir, "state-dir", "", "directory of images and mounts (default $XDG_STATE_HOME/pg0)")
 	root.AddCommand(
 		versionCommand(g),
+		mountCommand(g),
+		frankensteinCommand(g),
+		startCommand(g),
+		stopCommand(g),
+		statusCommand(g),
+		umountCommand(g),
+		doctorCommand(g),
+		serveCommand(g),
+		superviseCommand(g),
 	)
 	return root
 }

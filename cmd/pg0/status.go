@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fukanchik/pg0/cmd/internal/exit"
+	"github.com/fukanchik/pg0/cmd/internal/image"
 	"github.com/fukanchik/pg0/cmd/internal/pgserver"
 	"github.com/fukanchik/pg0/cmd/internal/state"
 	"github.com/fukanchik/pg0/cmd/internal/supervise"
@@ -111,7 +112,11 @@ func (g *global) look(ctx context.Context, dir state.Dir, m *state.Mount) *view 
 		m, v.Layer.Bytes = reply.Mount, reply.Usage
 	}
 	for _, key := range m.Images {
-		v.Images = append(v.Images, imageView{key, g.imageBytes(dir, key)})
+		meta, err := image.Cache(dir.Images()).Meta(key)
+		if err != nil {
+			v.Notes = append(v.Notes, fmt.Sprintf("image %s: %v", key, err))
+		}
+		v.Images = append(v.Images, imageView{key, meta.Bytes})
 	}
 	if m.Kind != state.Raw {
 		v.Server = lookServer(dir, m)

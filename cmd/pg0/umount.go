@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/fukanchik/pg0/cmd/internal/exit"
 	"github.com/fukanchik/pg0/cmd/internal/state"
 	"github.com/fukanchik/pg0/cmd/internal/supervise"
 )
@@ -36,6 +37,9 @@ func (g *global) umount(ctx context.Context, name string, force bool) error {
 		return err
 	}
 	m, err := findMount(dir, name)
+	if exit.Code(err) == exit.NotFound {
+		return g.umountStray(name, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -46,9 +50,26 @@ func (g *global) umount(ctx context.Context, name string, force bool) error {
 	if err != nil {
 		return err
 	}
-	if g.json {
-		return g.printJSON(map[string]string{"mountpoint": m.Mountpoint, "state": "unmounted"})
+	return g.printUnmounted(m.Mountpoint)
+}
+
+// umountStray clears a dead mount that no record speaks of; another is left to
+// whoever made it.
+func (g *global) umountStray(name string, unknown error) error {
+	mountpoint, err := supervise.Resolve(name)
+	if err != nil {
+		return err
 	}
-	_, err = fmt.Fprintf(g.stdout, "unmounted %s\n", m.Mountpoint)
+	if cleared, err := clearStray(mountpoint); err != nil || !cleared {
+		return errors.Join(unknown, err)
+	}
+	return g.printUnmounted(mountpoint)
+}
+
+func (g *global) printUnmounted(mountpoint string) error {
+	if g.json {
+		return g.printJSON(map[string]string{"mountpoint": mountpoint, "state": "unmounted"})
+	}
+	_, err := fmt.Fprintf(g.stdout, "unmounted %s\n", mountpoint)
 	return err
 }

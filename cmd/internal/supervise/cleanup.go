@@ -9,6 +9,7 @@ import (
 	"github.com/fukanchik/pg0/cmd/internal/exit"
 	"github.com/fukanchik/pg0/cmd/internal/pgserver"
 	"github.com/fukanchik/pg0/cmd/internal/proc"
+	"github.com/fukanchik/pg0/cmd/internal/serve"
 	"github.com/fukanchik/pg0/cmd/internal/state"
 	"github.com/fukanchik/pg0/fusefs"
 )
@@ -33,7 +34,7 @@ func CleanUp(ctx context.Context, dir state.Dir, m *state.Mount, force bool) err
 			return err
 		}
 	}
-	return errors.Join(unmountDead(m.Mountpoint), clear(m), dir.Remove(m.ID))
+	return errors.Join(UnmountDead(m.Mountpoint), clear(m), dir.Remove(m.ID))
 }
 
 // orphanStop is clean while the mount is served; without it nothing can be
@@ -69,8 +70,8 @@ func detach(mountpoint string, server proc.ID) error {
 	return endHard(server)
 }
 
-// unmountDead removes the mount that a dead server leaves.
-func unmountDead(mountpoint string) error {
+// UnmountDead removes the mount that a dead server leaves.
+func UnmountDead(mountpoint string) error {
 	mounted, err := fusefs.Mounted(mountpoint)
 	if err != nil || !mounted {
 		return err

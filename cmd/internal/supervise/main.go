@@ -20,7 +20,6 @@ import (
 	"github.com/fukanchik/pg0/cmd/internal/proc"
 	"github.com/fukanchik/pg0/cmd/internal/serve"
 	"github.com/fukanchik/pg0/cmd/internal/state"
-	"github.com/fukanchik/pg0/fusefs"
 )
 
 // Main is the supervisor: it reads a Job from in, mounts, answers on out, and
@@ -262,7 +261,7 @@ func (s *supervisor) serverEnded() error {
 	if s.postgres != nil {
 		errs = append(errs, s.endPostgres(s.postgres, pgserver.Immediate))
 	}
-	errs = append(errs, unmountDead(m.Mountpoint), clear(m))
+	errs = append(errs, UnmountDead(m.Mountpoint), clear(m))
 	if cause == nil { // unmounted by fusermount3
 		return errors.Join(append(errs, s.job.State.Remove(m.ID))...)
 	}
