@@ -33,6 +33,7 @@ func (s *Server) Connect(ctx context.Context, database, role string) (*pgx.Conn,
 		"client_encoding":             "UTF8",
 		"session_preload_libraries":   "",
 		"local_preload_libraries":     "",
+		"session_replication_role":    "replica", // triggers of the backup, those on DDL as well, stay silent
 		"search_path":                 "pg_catalog",
 		"datestyle":                   "ISO, MDY",
 		"timezone":                    "UTC",

@@ -60,8 +60,11 @@ func (m *Maker) Make(ctx context.Context, ref source.Ref, catalog source.Catalog
 			return err
 		}
 		run := &run{
-			Maker: m, tmp: tmp, started: time.Now(), choice: choice, point: point, archive: catalog,
-			meta: image.Meta{Key: key, Source: ref, Choice: *choice},
+			stand: stand{
+				Maker: m, tmp: tmp, started: time.Now(),
+				meta: image.Meta{Key: key, Source: ref, Choice: *choice},
+			},
+			choice: choice, point: point, archive: catalog,
 		}
 		return errors.Join(run.recover(ctx), point.Close())
 	})

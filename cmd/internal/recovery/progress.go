@@ -15,6 +15,7 @@ const (
 	StageWait   Stage = "wait" // for another command that makes the same image
 	StageMount  Stage = "mount"
 	StageReplay Stage = "replay"
+	StageChange Stage = "change" // of a derived image, instead of replay
 	StageAsk    Stage = "definitions"
 	StageStop   Stage = "stop"
 	StageSeal   Stage = "seal"
@@ -41,7 +42,7 @@ func (m *Maker) report(p Progress) {
 	}
 }
 
-func (r *run) step(stage Stage) { r.report(Progress{Stage: stage, Backup: r.meta.Choice.Backup.ID}) }
+func (s *stand) step(stage Stage) { s.report(Progress{Stage: stage, Backup: s.meta.Choice.Backup.ID}) }
 
 // replayed reports how far replay has come: to the segment it asked for last,
 // or further if the server says so.

@@ -2,12 +2,8 @@ package recovery
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -17,56 +13,27 @@ import (
 	"github.com/fukanchik/pg0/cmd/internal/exit"
 	"github.com/fukanchik/pg0/cmd/internal/image"
 	"github.com/fukanchik/pg0/cmd/internal/pgserver"
-	"github.com/fukanchik/pg0/cmd/internal/proc"
 	"github.com/fukanchik/pg0/cmd/internal/reach"
 	"github.com/fukanchik/pg0/cmd/internal/serve"
-	"github.com/fukanchik/pg0/cmd/internal/state"
 	"github.com/fukanchik/pg0/relmap"
 )
 
-// A run makes one image.
+// A run recovers one backup.
 type run struct {
-	*Maker
-	tmp     string
-	started time.Time
+	stand
 	choice  *reach.Choice
 	point   *pg0.Point
 	archive pg0.WALArchive
-	meta    image.Meta
-	defs    *relmap.Definitions
-
-	bin     pgserver.Bin
-	child   *serve.Child
-	left    residue
-	control *relmap.Control
 	feed    *feeder
-	server  *pgserver.Server
-	log     follower
 }
 
-func (r *run) mnt() string { return filepath.Join(r.tmp, mountDir) }
-
 // recover makes the image in r.tmp and puts it into the cache.
-func (r *run) recover(ctx context.Context) (err error) {
+func (r *run) recover(ctx context.Context) error {
 	if err := refuseTablespaces(r.choice); err != nil {
 		return err
 	}
-	if r.bin, err = r.Maker.bin(r.choice.Backup.Version); err != nil {
-		return err
-	}
-	r.meta.Server = r.bin.Version
-	r.step(StageMount)
 	tree := serve.TreeRef{Source: r.meta.Source, Point: r.choice.Backup.ID}
-	if err := r.mount(ctx, tree); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, r.close()) }()
-	for _, step := range []func(context.Context) error{r.prepare, r.replay, r.ask, r.stop, r.tidy} {
-		if err := step(ctx); err != nil {
-			return errors.Join(err, r.kill())
-		}
-	}
-	return r.seal()
+	return r.run(ctx, tree, r.prepare, r.replay)
 }
 
 // refuseTablespaces: replaying the creation of a tablespace changes the
@@ -82,50 +49,6 @@ func refuseTablespaces(choice *reach.Choice) error {
 func tablespaceRefusal(t reach.Tablespace) error {
 	return exit.Error(exit.Refused, fmt.Errorf("WAL at %s creates tablespace %d in %s: replaying it would touch that directory; choose a target before %s, or a backup made after it",
 		t.LSN, t.OID, t.Path, t.LSN))
-}
-
-// mount serves a tree copy-on-write in a private directory.
-func (r *run) mount(ctx context.Context, tree serve.TreeRef) error {
-	id := make([]byte, 5)
-	rand.Read(id) //nolint:errcheck // it never fails
-	var err error
-	if r.left.SocketDir, err = state.SocketDir("image-" + hex.EncodeToString(id)); err != nil {
-		return err
-	}
-	if err := errors.Join(r.saveResidue(), os.Mkdir(r.mnt(), 0o700), os.Mkdir(filepath.Join(r.tmp, walDir), 0o700)); err != nil {
-		return err
-	}
-	r.child, err = serve.Start(ctx, serve.Recipe{
-		Tree: tree, Mountpoint: r.mnt(), Layer: serve.Layer{TempDir: r.tmp}, Name: "pg0-image",
-	})
-	if err != nil {
-		return errors.Join(err, state.RemoveSocketDir(r.left.SocketDir))
-	}
-	r.left.Server = r.child.ID
-	return r.saveResidue()
-}
-
-func (r *run) saveResidue() error {
-	text, err := json.Marshal(r.left)
-	if err != nil {
-		return err
-	}
-	name := filepath.Join(r.tmp, residueFile)
-	if err := os.WriteFile(name+".new", text, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(name+".new", name)
-}
-
-func readResidue(tmp string, left *residue) error {
-	text, err := os.ReadFile(filepath.Join(tmp, residueFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return json.Unmarshal(text, left)
 }
 
 // prepare writes the configuration of a server that recovers.
@@ -151,10 +74,6 @@ func (r *run) prepare(context.Context) error {
 	return os.WriteFile(filepath.Join(r.mnt(), "recovery.signal"), nil, 0o600)
 }
 
-func (r *run) config() pgserver.Config {
-	return pgserver.Config{Major: r.bin.Major, Control: r.control, SocketDir: r.left.SocketDir, Preload: r.Preload}
-}
-
 // recoverySettings make PostgreSQL replay to the record of the choice and end
 // recovery there.
 func (r *run) recoverySettings() ([]pgserver.Setting, error) {
@@ -169,13 +88,8 @@ func (r *run) recoverySettings() ([]pgserver.Setting, error) {
 		{Name: "restore_command", Value: restoreCommand(program, filepath.Join(r.tmp, recipeFile))},
 		{Name: "recovery_target_action", Value: "promote"},
 		{Name: "hot_standby", Value: "off"},
-		{Name: "lc_messages", Value: "C"}, // the log is read
-		{Name: "log_min_messages", Value: "warning"},
-		{Name: "log_checkpoints", Value: "off"},
-		{Name: "full_page_writes", Value: "off"}, // nothing of this layer outlives a crash
-		{Name: "max_wal_size", Value: "64GB"},    // no restartpoints: they would write pages twice
-		{Name: "checkpoint_timeout", Value: "1d"},
 	}
+	settings = append(settings, workSettings()...)
 	if r.bin.Major >= 15 {
 		settings = append(settings, pgserver.Setting{Name: "log_startup_progress_interval", Value: "500ms"})
 	}
@@ -235,22 +149,11 @@ func (r *run) replay(ctx context.Context) error {
 			return r.recovered(err)
 		case <-tick.C:
 			if err := r.log.read(); err != nil {
-				return errors.Join(err, r.kill())
+				return err
 			}
 			r.replayed(r.log.facts.current)
 		}
 	}
-}
-
-// start runs postgres on the mount.
-func (r *run) start() (err error) {
-	r.log = follower{name: filepath.Join(r.tmp, logFile)}
-	r.server, err = pgserver.Start(pgserver.Options{Bin: r.bin, DataDir: r.mnt(), LogFile: r.log.name})
-	if err != nil {
-		return err
-	}
-	r.left.Postgres = r.server.Process
-	return r.saveResidue()
 }
 
 // recovered checks that recovery ended where it should.
@@ -275,105 +178,4 @@ func (r *run) recovered(ready error) error {
 		LSN: stop.LSN, Time: stop.Time, XID: stop.XID, Timeline: f.timeline, Stopped: f.stopped, Consists: f.consistent,
 	}
 	return nil
-}
-
-// ask takes what only the server can say.
-func (r *run) ask(ctx context.Context) error {
-	r.step(StageAsk)
-	cluster, err := relmap.Open(os.DirFS(r.mnt()))
-	if err != nil {
-		return err
-	}
-	databases, err := cluster.Databases()
-	if err != nil {
-		return err
-	}
-	const bootstrapSuperuser = 10
-	if r.meta.Role, err = cluster.Role(bootstrapSuperuser); err != nil {
-		return err
-	}
-	c := census{server: r.server, major: r.bin.Major, role: r.meta.Role, meta: &r.meta}
-	err = c.take(ctx, databases)
-	r.defs = c.defs
-	return err
-}
-
-// stop shuts the server down cleanly.
-func (r *run) stop(ctx context.Context) error {
-	r.step(StageStop)
-	if err := r.server.Stop(ctx, pgserver.Fast); err != nil {
-		return err
-	}
-	control, err := relmap.ReadControl(os.DirFS(r.mnt()))
-	if err != nil {
-		return err
-	}
-	if control.State != relmap.StateShutdowned {
-		return fmt.Errorf("PostgreSQL did not shut down cleanly: pg_control says %s", control.State)
-	}
-	r.control = control
-	r.meta.Recovered.Redo, r.meta.Recovered.Timeline = control.Redo, control.Timeline
-	return nil
-}
-
-// tidy leaves of the run what the next server needs.
-func (r *run) tidy(context.Context) error {
-	keep := neededWAL(r.control)
-	if err := emptyDir(filepath.Join(r.mnt(), "pg_wal"), keep); err != nil {
-		return err
-	}
-	for _, name := range []string{"backup_label.old", "tablespace_map.old"} {
-		if err := os.Remove(filepath.Join(r.mnt(), name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	config := r.config()
-	config.SocketDir = ""
-	_, err := pgserver.Configure(r.mnt(), config)
-	return err
-}
-
-// seal turns the changes into the image.
-func (r *run) seal() error {
-	r.step(StageSeal)
-	if err := r.child.Seal(image.Blocks(r.tmp)); err != nil {
-		return err
-	}
-	// The mount is gone by now, which Finish needs in order to remove the rest.
-	if err := r.child.Stop(); err != nil {
-		return err
-	}
-	r.child = nil
-	r.meta.Created = time.Now().UTC()
-	r.meta.Seconds = time.Since(r.started).Seconds()
-	return r.cache().Finish(r.tmp, &r.meta, r.defs)
-}
-
-// killPatience bounds the end of a server that is no longer wanted.
-const killPatience = 30 * time.Second
-
-// kill ends the server of a run that failed.
-func (r *run) kill() error {
-	if r.server == nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), killPatience)
-	defer cancel()
-	err := r.server.Stop(ctx, pgserver.Immediate)
-	if errors.Is(err, context.DeadlineExceeded) {
-		return errors.Join(err, r.server.Process.Signal(9))
-	}
-	if errors.Is(err, proc.ErrGone) {
-		return nil
-	}
-	return err
-}
-
-// close takes away what of the run is outside of its directory.
-func (r *run) close() error {
-	var err error
-	if r.child != nil {
-		err = r.child.Stop()
-	}
-	return errors.Join(err, state.RemoveSocketDir(r.left.SocketDir))
 }
