@@ -62,6 +62,8 @@ func rootCommand(stdout, stderr io.Writer) *cobra.Command {
 		statusCommand(g),
 		umountCommand(g),
 		doctorCommand(g),
+		imagesCommand(g),
+		walFetchCommand(),
 		serveCommand(g),
 		superviseCommand(g),
 	)
