@@ -163,7 +163,6 @@ func (f *mountFlags) job(dir state.Dir, mountpoint string) supervise.Job {
 			Name:       "pg0:" + id,
 			Layer:      serve.Layer{Dir: f.layer, TempDir: dir.MountDir(id), Limit: int64(f.layerLimit)},
 			Memory:     int64(f.cacheSize),
-			Sync:       f.layer != "",
 		},
 	}
 }
