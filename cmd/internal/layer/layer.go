@@ -89,6 +89,16 @@ func Write(dir string, r *Record) error {
 	return errors.Join(parent.Sync(), parent.Close())
 }
 
+// Configured notes that the server's configuration has been written to a layer.
+func Configured(dir string) error {
+	r, err := Read(dir)
+	if err != nil {
+		return err
+	}
+	r.Configured = true
+	return Write(dir, r)
+}
+
 // Take readies a layer directory for what want describes: a new one, or one
 // whose changes stand on the same bytes. A plan that joins a layer gets the
 // limits that its grafts have there. The returned record is to be written
