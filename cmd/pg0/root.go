@@ -53,6 +53,7 @@ func rootCommand(stdout, stderr io.Writer) *cobra.Command {
 	flags.BoolVar(&g.json, "json", false, "print JSON")
 	flags.StringVar(&g.stateDir, "state-dir", "", "directory of images and mounts (default $XDG_STATE_HOME/pg0)")
 	root.AddCommand(
+		pointsCommand(g),
 		versionCommand(g),
 		mountCommand(g),
 		frankensteinCommand(g),
