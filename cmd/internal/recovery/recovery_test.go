@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -204,11 +205,11 @@ func TestImageHasTheRowsOfItsPoint(t *testing.T) {
 // record in the middle of it.
 func TestTargetInTheArchive(t *testing.T) {
 	s := openShop(t)
-	for _, label := range []string{"wed", "before_accident"} {
+	for _, label := range []string{"wed", "name:before_accident"} {
 		truth := truthOf(t, label)
-		at := truth.Backup
-		if truth.RestorePoint != "" {
-			at = "name:" + truth.RestorePoint
+		at := label
+		if !strings.Contains(label, ":") {
+			at = truth.Backup
 		}
 		made := s.make(t, at)
 		t.Logf("%s took %.1f s, %+v", label, made.Meta.Seconds, made.Meta.Recovered)
