@@ -64,6 +64,8 @@ func rootCommand(stdout, stderr io.Writer) *cobra.Command {
 		doctorCommand(g),
 		serveCommand(g),
 		superviseCommand(g),
+		imagesCommand(g),
+		walFetchCommand(),
 	)
 	return root
 }
