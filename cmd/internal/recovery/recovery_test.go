@@ -2,12 +2,12 @@ package recovery_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -196,12 +196,26 @@ func TestImageHasTheRowsOfItsPoint(t *testing.T) {
 		t.Error(diff)
 	}
 	again := s.make(t, truth.Backup)
-	text, _ := json.MarshalIndent(made.Meta, "", " ")
-	t.Log(string(text))
-	text, _ = json.MarshalIndent(made.Defs.Databases["shop"], "", " ")
-	t.Log(string(text))
 	if again.Meta.Created != made.Meta.Created {
 		t.Error("the second use made the image anew")
+	}
+}
+
+// TestTargetsInTheArchive recovers a chain whose WAL is in the archive, to a
+// record in the middle of it.
+func TestTargetInTheArchive(t *testing.T) {
+	s := openShop(t)
+	for _, label := range []string{"wed", "name:before_accident"} {
+		truth := truthOf(t, label)
+		at := label
+		if !strings.Contains(label, ":") {
+			at = truth.Backup
+		}
+		made := s.make(t, at)
+		t.Logf("%s took %.1f s, %+v", label, made.Meta.Seconds, made.Meta.Recovered)
+		if diff := cmp.Diff(truth.Tables, tables(t, made, truth.Tables)); diff != "" {
+			t.Errorf("%s: %s", label, diff)
+		}
 	}
 }
 
