@@ -55,6 +55,17 @@ func rootCommand(stdout, stderr io.Writer) *cobra.Command {
 	root.AddCommand(
 		pointsCommand(g),
 		versionCommand(g),
+		mountCommand(g),
+		frankensteinCommand(g),
+		startCommand(g),
+		stopCommand(g),
+		statusCommand(g),
+		umountCommand(g),
+		doctorCommand(g),
+		imagesCommand(g),
+		walFetchCommand(),
+		serveCommand(g),
+		superviseCommand(g),
 	)
 	return root
 }
