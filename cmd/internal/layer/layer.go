@@ -129,7 +129,7 @@ var words = map[state.Kind]string{state.Raw: "a bare backup", state.Point: "one 
 func point(r *Record) string {
 	for _, o := range r.Provenance {
 		if o.Relation == "*" {
-			return "backup " + o.Backup + ", " + o.Target
+			return o.Point + " of " + o.Source
 		}
 	}
 	return "unknown"
