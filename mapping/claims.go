@@ -37,8 +37,6 @@ type claim struct {
 	donor *Image
 	db    *relmap.Database // the donor's
 	rel   *relmap.Relation
-	// parent is the target of the partitioned table that brought a partition.
-	parent *target
 }
 
 // sameOrigin says whether two claims would show the same bytes.
@@ -57,6 +55,8 @@ type resolver struct {
 	base   *Image
 
 	claims   map[target][]*claim
+	won      []*claim // one for each target, sorted
+	adopter  *adopter // nil where every target must be in the base
 	skipped  []Skip
 	notes    []string
 	mistakes FileErrors
@@ -88,19 +88,18 @@ func (r *resolver) err() error {
 	return nil
 }
 
-// claimAll applies every rule and gives the claims that won, by target.
-func (r *resolver) claimAll() ([]*claim, error) {
+// claimAll applies every rule and keeps the claims that win.
+func (r *resolver) claimAll() error {
 	r.checkBase()
 	for i := range r.spec.Rules {
 		if err := r.apply(&r.spec.Rules[i]); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	var won []*claim
 	for _, t := range slices.SortedFunc(maps.Keys(r.claims), target.compare) {
-		won = append(won, r.winner(t, r.claims[t]))
+		r.won = append(r.won, r.winner(t, r.claims[t]))
 	}
-	return won, nil
+	return nil
 }
 
 // winner is the claim of the highest rank; two of it with different origins
@@ -242,8 +241,7 @@ func (r *resolver) claim(c *claim) {
 // child is the claim on a partition or heir. Shown under another name in its
 // own schema, the parent gives it a name that begins with the parent's new one.
 func (c *claim) child(rel *relmap.Relation, kin rank) *claim {
-	parent := c.target
-	child := &claim{rule: c.rule, rank: kin, donor: c.donor, db: c.db, rel: rel, parent: &parent}
+	child := &claim{rule: c.rule, rank: kin, donor: c.donor, db: c.db, rel: rel}
 	child.target = target{c.database, rel.Schema, rel.Name}
 	if c.rule.As != nil {
 		child.target.schema = c.rule.As.Schema

@@ -173,9 +173,16 @@ func (b *builder) takeData(f *building, e *entry) {
 			f.length.Store(unresolved) // a mark in the records may limit older copies
 		}
 	}
-	if own != unknownBlocks && !b.point.exact {
+	if own != unknownBlocks && b.limits(e) {
 		f.limit = min(f.limit, own)
 	}
+}
+
+// limits tells whether the length that a member lists ends the life of older
+// pages past it. The tool only sees lengths while it replays stored pages, and
+// only when it replays oldest first.
+func (b *builder) limits(e *entry) bool {
+	return !b.point.exact || b.point.oldestFirst && e.size > 0
 }
 
 func (b *builder) stored(f *building, e *entry) *stored {
@@ -248,9 +255,12 @@ func (b *builder) mappedTablespaces() ([]string, error) {
 		return nil, err
 	}
 	var oids []string
+	continued := false // a line break within a path is written behind a backslash
 	for line := range strings.Lines(string(data)) {
 		oid, _, ok := strings.Cut(line, " ")
-		if ok && oid != "" && strings.Trim(oid, "0123456789") == "" {
+		inside := continued
+		continued = strings.HasSuffix(line, "\\\n")
+		if ok && !inside && oid != "" && strings.Trim(oid, "0123456789") == "" {
 			oids = append(oids, oid)
 		}
 	}

@@ -82,7 +82,9 @@ func (f *file) resolve() (int64, error) {
 			own = min(own, x.cut)
 		}
 		length = max(length, min(x.length(), own, c.limit))
-		limit = min(limit, own)
+		if p := c.member.point; !p.exact || p.oldestFirst {
+			limit = min(limit, own)
+		}
 	}
 	if f.blocks != unknownBlocks {
 		length = f.blocks

@@ -25,6 +25,7 @@ type point struct {
 	catalog       *Catalog
 	members       []*member // the target first, the FULL backup last
 	exact         bool      // as the tool restores, stale pages included
+	oldestFirst   bool      // the tool replays such a chain oldest first, truncations included
 	segmentBlocks uint32
 	warnings      []string
 
@@ -78,9 +79,8 @@ func (c *Catalog) openChain(set *backupSet, b *backup) (*point, error) {
 		return nil, fmt.Errorf("backup %s: %w: %s", b.id, pg0.ErrUnusable, reason)
 	}
 	p := &point{catalog: c, segmentBlocks: defaultSegmentBlocks}
-	// Writers before 2.4 are restored oldest first by the tool, too, so that
-	// no page outlives a truncation.
-	p.exact = c.options.ToolExact && b.control.version >= version2_4
+	p.exact = c.options.ToolExact
+	p.oldestFirst = b.control.version < version2_4
 	for _, m := range chain {
 		root, err := os.OpenRoot(path.Join(c.dir, m.dir))
 		if err != nil {

@@ -19,24 +19,34 @@ import (
 var addedByRestore = map[string]bool{"postgresql.auto.conf": true}
 
 func TestFilesEqualToolsRestore(t *testing.T) {
+	// The relation was truncated before the DELTA backup TOYNIA and extended by
+	// empty pages before TOYNIL: the tool brings pages of the FULL one back.
+	resurrected := "base/16386/16446"
 	for _, test := range []struct {
 		catalog func(testing.TB) string
 		id      string
 		truth   string
+		differs string // in the default mode
 	}{
-		{fixture.Shop, "TEI900", "shop-truth/files-mon.sha256"},
-		{fixture.Shop, "tek3o0", "shop-truth/files-tue.sha256"},
-		{fixture.Shop, "TELYC0", "shop-truth/files-wed.sha256"},
-		{fixture.Shop, "TENT00", "shop-truth/files-thu.sha256"},
-		{fixture.Old, "TOYNHY", "old-2.3.5-truth/files-TOYNHY.sha256"},
-		{fixture.Old, "TOYNIA", "old-2.3.5-truth/files-TOYNIA.sha256"},
-		{fixture.Old, "TOYNIL", "old-2.3.5-truth/files-TOYNIL.sha256"},
+		{fixture.Shop, "TEI900", "shop-truth/files-mon.sha256", ""},
+		{fixture.Shop, "tek3o0", "shop-truth/files-tue.sha256", ""},
+		{fixture.Shop, "TELYC0", "shop-truth/files-wed.sha256", ""},
+		{fixture.Shop, "TENT00", "shop-truth/files-thu.sha256", ""},
+		{fixture.Old, "TOYNHY", "old-2.3.5-truth/files-TOYNHY.sha256", ""},
+		{fixture.Old, "TOYNIA", "old-2.3.5-truth/files-TOYNIA.sha256", ""},
+		{fixture.Old, "TOYNIL", "old-2.3.5-truth/files-TOYNIL.sha256", resurrected},
 	} {
 		t.Run(test.id, func(t *testing.T) {
 			t.Parallel()
-			want := fixture.Sums(t, test.truth)
 			for _, exact := range []bool{false, true} {
+				want := fixture.Sums(t, test.truth)
+				if !exact {
+					delete(want, test.differs)
+				}
 				got := sums(t, openPoint(t, test.catalog(t), test.id, Options{ToolExact: exact}).Tree)
+				if !exact {
+					delete(got, test.differs)
+				}
 				if diff := cmp.Diff(want, got); diff != "" {
 					t.Errorf("exact=%t: files differ from the tool's restore (-want +got):\n%s", exact, diff)
 				}

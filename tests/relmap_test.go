@@ -1,0 +1,107 @@
+package tests
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/fukanchik/pg0"
+	"github.com/fukanchik/pg0/probackup"
+	"github.com/fukanchik/pg0/relmap"
+	"github.com/fukanchik/pg0/tests/fixture"
+	gocmp "github.com/google/go-cmp/cmp"
+)
+
+// TestRelationsOfBackups finds the files of every relation of every backup that
+// the truth knows. The backups are not recovered: during them no relation was
+// made, dropped or rewritten.
+func TestRelationsOfBackups(t *testing.T) {
+	for _, test := range []struct {
+		truth   string
+		catalog string
+	}{
+		{"shop", fixture.Shop(t)}, {"15", fixture.PG15(t)}, {"17", fixture.PG17(t)},
+	} {
+		catalog, err := probackup.Open(test.catalog, "shop", probackup.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, point := range fixture.TruthOf(t, test.truth).Points {
+			if id := backupOf(point); id != "" {
+				t.Run(test.truth+"/"+point.Label, func(t *testing.T) { checkFiles(t, catalog, id, point.Files) })
+			}
+		}
+	}
+}
+
+// backupOf gives the id of a point that is a backup's own end.
+func backupOf(point fixture.TruthPoint) string {
+	if ids := point.Backups["pg_probackup"]; len(ids) > 0 {
+		return ids[0]
+	}
+	if point.Options == "--recovery-target=immediate" {
+		return point.Backup
+	}
+	return ""
+}
+
+func checkFiles(t *testing.T, catalog pg0.Catalog, id string, want map[string]string) {
+	t.Helper()
+	point, err := catalog.Open(context.Background(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer point.Close()
+	cluster, err := relmap.Open(point.Tree)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, database := range databasesOf(want) {
+		d, err := cluster.Database(database)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range d.Relations() {
+			if name := d.Name + "." + r.Schema + "." + r.Name; r.HasStorage() && r.OID >= firstUserOID {
+				got[name] = filesOf(t, d, r)
+			}
+		}
+	}
+	if diff := gocmp.Diff(want, got); diff != "" {
+		t.Errorf("truth (-) and relmap (+) disagree:\n%s", diff)
+	}
+}
+
+func databasesOf(files map[string]string) []string {
+	var names []string
+	for name := range files {
+		database, _, _ := strings.Cut(name, ".")
+		names = append(names, database)
+	}
+	slices.SortFunc(names, cmp.Compare[string])
+	return slices.Compact(names)
+}
+
+// firstUserOID is the first OID that initdb does not give away.
+const firstUserOID = 16384
+
+// filesOf gives the path of a relation as PostgreSQL names it, and makes sure
+// that the tree has its first file.
+func filesOf(t *testing.T, d *relmap.Database, r *relmap.Relation) string {
+	t.Helper()
+	name, err := d.Path(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := d.Files(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) == 0 && r.Persistence == relmap.Permanent {
+		t.Errorf("%s.%s: the tree has no file %s", r.Schema, r.Name, name)
+	}
+	return name
+}
