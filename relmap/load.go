@@ -151,6 +151,9 @@ func (l *loader) readClasses() error {
 		return func(r *row) { l.classes = append(l.classes, c.read(r)) }
 	})
 	for _, c := range l.classes {
+		if l.byOID[c.OID] != nil {
+			return fmt.Errorf("%w: relation %d (%s) has two valid rows", pg0.ErrCorrupt, c.OID, c.Name)
+		}
 		if err := l.resolve(c); err != nil {
 			return err
 		}
