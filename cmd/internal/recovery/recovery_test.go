@@ -205,5 +205,7 @@ func TestImageHasTheRowsOfItsPoint(t *testing.T) {
 	}
 }
 
-var _ = io.EOF
-var _ sync.Mutex
+var (
+	_ = io.EOF
+	_ sync.Mutex
+)
