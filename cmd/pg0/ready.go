@@ -6,14 +6,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/fukanchik/pg0/cmd/internal/image"
 	"github.com/fukanchik/pg0/cmd/internal/reach"
 	"github.com/fukanchik/pg0/cmd/internal/recovery"
-	"github.com/fukanchik/pg0/cmd/internal/serve"
 	"github.com/fukanchik/pg0/cmd/internal/source"
 	"github.com/fukanchik/pg0/cmd/internal/state"
 	"github.com/fukanchik/pg0/cmd/internal/supervise"
@@ -39,7 +37,9 @@ func (g *global) ready(ctx context.Context, dir state.Dir, bindir string, moment
 	images := make([]*image.Image, len(moments))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(atOnce)
-	maker := &recovery.Maker{State: dir, BinDir: bindir, Logger: g.logger, Progress: g.progress()}
+	line := g.progress()
+	defer line.done()
+	maker := &recovery.Maker{State: dir, BinDir: bindir, Logger: g.logger, Progress: line.report}
 	for i, m := range moments {
 		group.Go(func() (err error) {
 			images[i], err = maker.Make(ctx, m.ref, m.catalog, m.choice)
@@ -151,19 +151,4 @@ func (c *mountCmd) prepareImage(ctx context.Context, job *supervise.Job) (*image
 // pointName is how a point of the command line is called.
 func pointName(choice *reach.Choice) string {
 	return strings.TrimSpace(choice.Target.String())
-}
-
-// progress reports how far images are, on standard error.
-func (g *global) progress() func(recovery.Progress) {
-	var mu sync.Mutex
-	last := map[string]recovery.Stage{}
-	return func(p recovery.Progress) {
-		mu.Lock()
-		defer mu.Unlock()
-		if last[p.Backup] == p.Stage {
-			return
-		}
-		last[p.Backup] = p.Stage
-		g.logger.Info("image", "backup", p.Backup, "stage", p.Stage)
-	}
 }

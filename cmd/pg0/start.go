@@ -19,14 +19,14 @@ func startCommand(g *global) *cobra.Command {
 		Short: "Start PostgreSQL on a mount",
 		Args:  usage(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return g.start(cmd.Context(), args[0], &flags, flags.changed(cmd.Flags()))
+			return g.startServer(cmd.Context(), args[0], &flags, flags.changed(cmd.Flags()))
 		},
 	}
 	flags.register(cmd.Flags())
 	return cmd
 }
 
-func (g *global) start(ctx context.Context, name string, flags *serverFlags, changed bool) error {
+func (g *global) startServer(ctx context.Context, name string, flags *serverFlags, changed bool) error {
 	if _, err := flags.settings(); err != nil {
 		return err
 	}

@@ -17,14 +17,14 @@ func stopCommand(g *global) *cobra.Command {
 		Short: "Stop PostgreSQL on a mount",
 		Args:  usage(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return g.stop(cmd.Context(), args[0], mode)
+			return g.stopServer(cmd.Context(), args[0], mode)
 		},
 	}
 	cmd.Flags().StringVarP(&mode, "mode", "m", "fast", "smart, fast or immediate, as for pg_ctl")
 	return cmd
 }
 
-func (g *global) stop(ctx context.Context, name, mode string) error {
+func (g *global) stopServer(ctx context.Context, name, mode string) error {
 	dir, err := state.Open(g.stateDir)
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -32,6 +33,11 @@ func (s *supervisor) postgresDone() <-chan struct{} {
 // mounted before keeps its own, but for what says where clients connect.
 func (s *supervisor) configure() (notes []string, err error) {
 	m, server := &s.job.Mount, s.job.Server
+	// No server can run on a mount that was made just now: this is of one that
+	// was killed on the layer. Its number may be in use again.
+	if err := removeIfThere(filepath.Join(m.Mountpoint, "postmaster.pid")); err != nil {
+		return nil, err
+	}
 	if s.job.Attached {
 		return nil, s.reconfigure(server)
 	}
@@ -43,6 +49,7 @@ func (s *supervisor) configure() (notes []string, err error) {
 		Major: m.Version, Control: control,
 		SocketDir: m.SocketDir, Port: server.Port, Listen: server.Listen,
 		Durable: server.Durable, Preload: server.Preload, Set: server.Set,
+		Extra: walWithin(s.job.Recipe.Layer.Limit, int64(control.WALSegmentSize)),
 	})
 	if err != nil {
 		return nil, err
@@ -50,12 +57,23 @@ func (s *supervisor) configure() (notes []string, err error) {
 	return notes, allowTCP(m.Mountpoint, server.Listen)
 }
 
+// walWithin keeps WAL to a small part of a layer that has a limit: where tables
+// find no room a statement fails, but where WAL finds none the server does.
+func walWithin(limit, segment int64) []pgserver.Setting {
+	if limit == 0 {
+		return nil
+	}
+	const part, fewestSegments = 16, 2 // PostgreSQL insists on two
+	size := strconv.FormatInt(max(limit/part, fewestSegments*segment)>>20, 10) + "MB"
+	return []pgserver.Setting{{Name: "min_wal_size", Value: size}, {Name: "max_wal_size", Value: size}}
+}
+
 // reconfigure changes lines of the configuration that is there.
 func (s *supervisor) reconfigure(server *Server) error {
 	m := &s.job.Mount
 	settings := append([]pgserver.Setting{
 		{Name: "unix_socket_directories", Value: `"` + strings.ReplaceAll(m.SocketDir, `"`, `""`) + `"`},
-		{Name: "port", Value: fmt.Sprint(server.Port)},
+		{Name: "port", Value: strconv.Itoa(server.Port)},
 		{Name: "listen_addresses", Value: server.Listen},
 	}, server.Set...)
 	if len(server.Preload) > 0 {
