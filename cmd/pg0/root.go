@@ -57,6 +57,7 @@ func rootCommand(stdout, stderr io.Writer) *cobra.Command {
 		verifyCommand(g),
 		versionCommand(g),
 		mountCommand(g),
+		relationsCommand(g),
 		frankensteinCommand(g),
 		startCommand(g),
 		stopCommand(g),
@@ -67,6 +68,8 @@ func rootCommand(stdout, stderr io.Writer) *cobra.Command {
 		walFetchCommand(),
 		serveCommand(g),
 		superviseCommand(g),
+		imagesCommand(g),
+		walFetchCommand(),
 	)
 	return root
 }
