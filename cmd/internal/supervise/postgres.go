@@ -245,17 +245,20 @@ func (s *supervisor) umount(force bool) error {
 	} else if err := endForeign(m.Mountpoint, force); err != nil {
 		return err
 	}
-	if err := s.child.Unmount(); err != nil {
-		if !force {
-			return err
-		}
+	err := s.child.Unmount()
+	switch {
+	case err == nil:
+		<-s.child.Done() // it writes the layer before it ends
+		err = s.child.Err()
+	case force:
 		s.log.Warn("detach a mount that is in use", "error", err)
-		if err := detach(m.Mountpoint, s.child.ID); err != nil {
+		if err = detach(m.Mountpoint, s.child.ID); err != nil {
 			return err
 		}
+	default:
+		return err
 	}
-	<-s.child.Done()
-	return errors.Join(s.child.Err(), clear(m), s.job.State.Remove(m.ID))
+	return errors.Join(err, clear(m), s.job.State.Remove(m.ID))
 }
 
 // endForeign stops a server that somebody else has started, if force allows it.
