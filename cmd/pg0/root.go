@@ -56,6 +56,7 @@ func rootCommand(stdout, stderr io.Writer) *cobra.Command {
 		pointsCommand(g),
 		versionCommand(g),
 		mountCommand(g),
+		relationsCommand(g),
 		frankensteinCommand(g),
 		startCommand(g),
 		stopCommand(g),
@@ -66,6 +67,8 @@ func rootCommand(stdout, stderr io.Writer) *cobra.Command {
 		walFetchCommand(),
 		serveCommand(g),
 		superviseCommand(g),
+		imagesCommand(g),
+		walFetchCommand(),
 	)
 	return root
 }
