@@ -3,6 +3,7 @@ package tests
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/fukanchik/pg0/probackup"
 	"github.com/fukanchik/pg0/relmap"
 	"github.com/fukanchik/pg0/tests/fixture"
+	"github.com/fukanchik/pg0/tests/program"
 	gocmp "github.com/google/go-cmp/cmp"
 )
 
@@ -104,4 +106,44 @@ func filesOf(t *testing.T, d *relmap.Database, r *relmap.Relation) string {
 		t.Errorf("%s.%s: the tree has no file %s", r.Schema, r.Name, name)
 	}
 	return name
+}
+
+// TestRelationsCommand lists recovered points and compares with the paths that
+// the tool's own restore of them had.
+func TestRelationsCommand(t *testing.T) {
+	p := program.New(t)
+	points := map[string][]string{"mon": {"-i", "TEI900"}, "latest": nil}
+	for _, point := range fixture.TruthOf(t, "shop").Points {
+		if args, ok := points[point.Label]; ok {
+			t.Run(point.Label, func(t *testing.T) {
+				got := listedPaths(t, p, append([]string{"-B", fixture.Shop(t), "--all"}, args...))
+				if diff := gocmp.Diff(point.Files, got); diff != "" {
+					t.Errorf("truth (-) and pg0 relations (+) disagree:\n%s", diff)
+				}
+			})
+		}
+	}
+}
+
+// listedPaths runs pg0 relations and gives the paths of what users made.
+func listedPaths(t *testing.T, p *program.Program, args []string) map[string]string {
+	t.Helper()
+	var list []struct {
+		Database, Schema, Name, Path string
+		OID                          uint32
+	}
+	result := p.Run(append([]string{"relations", "--json"}, args...)...)
+	if result.Code != 0 {
+		t.Fatalf("exit code %d: %s", result.Code, result.Stderr)
+	}
+	if err := json.Unmarshal([]byte(result.Stdout), &list); err != nil {
+		t.Fatal(err)
+	}
+	paths := map[string]string{}
+	for _, r := range list {
+		if r.OID >= firstUserOID && r.Path != "" {
+			paths[r.Database+"."+r.Schema+"."+r.Name] = r.Path
+		}
+	}
+	return paths
 }
