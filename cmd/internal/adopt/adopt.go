@@ -15,6 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/fukanchik/pg0/cmd/internal/image"
 	"github.com/fukanchik/pg0/cmd/internal/recovery"
 	"github.com/fukanchik/pg0/mapping"
 )
@@ -34,6 +35,10 @@ func Change(plan *mapping.Plan, twins []mapping.Adoption, databases []string) (r
 	if err != nil {
 		return recovery.Change{}, err
 	}
+	record, err := json.Marshal(twins)
+	if err != nil {
+		return recovery.Change{}, err
+	}
 	sum := sha256.Sum256(text)
 	title := "provenance"
 	if len(twins) > 0 {
@@ -42,6 +47,7 @@ func Change(plan *mapping.Plan, twins []mapping.Adoption, databases []string) (r
 	return recovery.Change{
 		Digest: hex.EncodeToString(sum[:]),
 		Title:  title,
+		Record: record,
 		Do: func(ctx context.Context, connect recovery.Connect) error {
 			for _, database := range databases {
 				one := &work{plan: plan, database: database}
@@ -57,6 +63,15 @@ func Change(plan *mapping.Plan, twins []mapping.Adoption, databases []string) (r
 			return nil
 		},
 	}, nil
+}
+
+// Twins reads from an image that was derived by a Change which twins it has.
+func Twins(meta *image.Meta) ([]mapping.Adoption, error) {
+	var twins []mapping.Adoption
+	if err := json.Unmarshal(meta.Change, &twins); err != nil {
+		return nil, fmt.Errorf("image %s: record of its twins: %w", meta.Key, err)
+	}
+	return twins, nil
 }
 
 // work is the change of one database.
@@ -84,7 +99,7 @@ func (w *work) do(ctx context.Context, connect recovery.Connect) error {
 		return err
 	}
 	var script strings.Builder
-	script.WriteString("begin; set local client_min_messages = error; set local check_function_bodies = off; set local default_table_access_method = heap;\n")
+	script.WriteString("begin; set local client_min_messages = error; set local check_function_bodies = off; set local lock_timeout = '10s'; set local default_table_access_method = heap;\n")
 	for _, statement := range w.statements() {
 		script.WriteString(statement)
 		script.WriteString(";\n")

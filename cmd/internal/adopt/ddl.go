@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"github.com/fukanchik/pg0/mapping"
-	"github.com/fukanchik/pg0/relmap"
 )
 
 // createRelation makes an empty twin: a sequence, or a table with the donor's
@@ -31,7 +30,7 @@ func createRelation(twin *mapping.Adoption) []string {
 
 func createSequence(twin *mapping.Adoption) string {
 	s := twin.Sequence
-	types := map[uint32]string{relmap.Int2: "smallint", relmap.Int4: "integer", relmap.Int8: "bigint"}
+	types := map[uint32]string{20: "bigint", 21: "smallint", 23: "integer"} // pg_type.dat
 	cycle := "no cycle"
 	if s.Cycle {
 		cycle = "cycle"
