@@ -106,14 +106,11 @@ func Compatible(old Record, plan *Plan, touched []string, control relmap.Control
 	if len(changed) == 0 {
 		return nil
 	}
-	if control.State != shutDown {
+	if control.State != relmap.StateShutdowned {
 		return &Refused{[]Refusal{{Reason: "the layer's server was not shut down, and the mapping file has changed for " + strings.Join(slices.Sorted(maps.Keys(changed)), ", "), Remedy: "start and stop it once with the mapping file as it was"}}}
 	}
 	return untouched(old, changed, touched)
 }
-
-// shutDown is DB_SHUTDOWNED, the state that a clean stop leaves in pg_control.
-const shutDown = 1
 
 // changedGrafts maps each relation whose graft is new, gone or another to the
 // paths that this changes.

@@ -37,8 +37,7 @@ type claim struct {
 	donor *Image
 	db    *relmap.Database // the donor's
 	rel   *relmap.Relation
-	// parent is the target of the partitioned table that brought a partition.
-	parent *target
+	kin   target // the relation that brought this one, if any
 }
 
 // sameOrigin says whether two claims would show the same bytes.
@@ -57,6 +56,8 @@ type resolver struct {
 	base   *Image
 
 	claims   map[target][]*claim
+	won      []*claim // one for each target, sorted
+	adopter  *adopter // nil where every target must be in the base
 	skipped  []Skip
 	notes    []string
 	mistakes FileErrors
@@ -88,19 +89,18 @@ func (r *resolver) err() error {
 	return nil
 }
 
-// claimAll applies every rule and gives the claims that won, by target.
-func (r *resolver) claimAll() ([]*claim, error) {
+// claimAll applies every rule and keeps the claims that win.
+func (r *resolver) claimAll() error {
 	r.checkBase()
 	for i := range r.spec.Rules {
 		if err := r.apply(&r.spec.Rules[i]); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	var won []*claim
 	for _, t := range slices.SortedFunc(maps.Keys(r.claims), target.compare) {
-		won = append(won, r.winner(t, r.claims[t]))
+		r.won = append(r.won, r.winner(t, r.claims[t]))
 	}
-	return won, nil
+	return nil
 }
 
 // winner is the claim of the highest rank; two of it with different origins
@@ -108,7 +108,10 @@ func (r *resolver) claimAll() ([]*claim, error) {
 func (r *resolver) winner(t target, claims []*claim) *claim {
 	best := slices.MaxFunc(claims, func(a, b *claim) int { return cmp.Compare(a.rank, b.rank) })
 	for _, c := range claims {
-		if c.rank == best.rank && !c.sameOrigin(best) {
+		if c.rank != best.rank || c.sameOrigin(best) {
+			continue
+		}
+		if c.kin == (target{}) || c.kin != best.kin { // else said of the kin
 			r.mistake(c.rule.Line, "%s would come from two origins: %s of %s (line %d) and %s of %s (line %d); except = [...] takes names out of a rule",
 				t, relationName(best.rel), best.rule.From, best.rule.Line, relationName(c.rel), c.rule.From, c.rule.Line)
 			break
@@ -233,7 +236,7 @@ func (r *resolver) claim(c *claim) {
 		for _, sequence := range c.rel.Sequences {
 			if own := ownedTwin(base, sequence); own != nil && ungraftable(sequence) == "" {
 				t := target{c.database, own.Schema, own.Name}
-				r.claims[t] = append(r.claims[t], &claim{target: t, rule: c.rule, rank: kin, donor: c.donor, db: c.db, rel: sequence})
+				r.claims[t] = append(r.claims[t], &claim{target: t, rule: c.rule, rank: kin, donor: c.donor, db: c.db, rel: sequence, kin: c.target})
 			}
 		}
 	}
@@ -242,8 +245,7 @@ func (r *resolver) claim(c *claim) {
 // child is the claim on a partition or heir. Shown under another name in its
 // own schema, the parent gives it a name that begins with the parent's new one.
 func (c *claim) child(rel *relmap.Relation, kin rank) *claim {
-	parent := c.target
-	child := &claim{rule: c.rule, rank: kin, donor: c.donor, db: c.db, rel: rel, parent: &parent}
+	child := &claim{rule: c.rule, rank: kin, donor: c.donor, db: c.db, rel: rel, kin: c.target}
 	child.target = target{c.database, rel.Schema, rel.Name}
 	if c.rule.As != nil {
 		child.target.schema = c.rule.As.Schema

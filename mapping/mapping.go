@@ -23,6 +23,8 @@ type Image struct {
 	// indexes and bounds of partitions are compared by these texts.
 	Defs *relmap.Definitions
 	Info Origin
+	// Adopted are the twins that were made in this image when it is a base.
+	Adopted []Adoption
 }
 
 // An Origin says where an image comes from: it is what plan, status and

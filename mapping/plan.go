@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -34,8 +33,8 @@ type Mode string
 
 // The modes of a graft.
 const (
-	Replace Mode = "replace" // the base has the relation and it fits
-	Adopt   Mode = "adopt"   // an empty twin was made for it
+	ModeReplace Mode = "replace" // the base has the relation and it fits
+	ModeAdopt   Mode = "adopt"   // an empty twin was made for it
 )
 
 // A Graft is one relation of the base that is served from a donor.
@@ -144,7 +143,7 @@ func (p *Plan) WriteTable(w io.Writer) error {
 		if g.From != "" {
 			how += " of " + g.From
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", g.Relation, g.Point, p.Origin(g.Point).Recovered(), how, g.Files, Size(g.Bytes), g.drift())
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", g.Relation, g.Point, p.Origin(g.Point).Recovered(), how, g.Files, Size(g.Bytes), strings.Join(g.Drift, "; "))
 	}
 	for _, o := range p.Own {
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t\t\t\n", o.Relation, p.Base.Point, p.Base.Recovered(), "own")
@@ -166,14 +165,6 @@ func (p *Plan) writeRemarks(w io.Writer) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
-}
-
-func (g *Graft) drift() string {
-	all := slices.Clone(g.Drift)
-	for _, index := range g.Rebuild {
-		all = append(all, "index "+index+" is rebuilt")
-	}
-	return strings.Join(all, "; ")
 }
 
 // Origin finds the origin of a point of the plan.

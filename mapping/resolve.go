@@ -15,15 +15,17 @@ import (
 // FileErrors, reasons why the mix would not be exact *Refused: all of them, not
 // only the first.
 func Resolve(spec *Spec, images map[string]*Image, base *Image) (*Plan, error) {
-	r := newResolver(spec, images, base)
-	claims, err := r.claimAll()
-	if err != nil {
+	return newResolver(spec, images, base).resolve()
+}
+
+func (r *resolver) resolve() (*Plan, error) {
+	if err := r.claimAll(); err != nil {
 		return nil, err
 	}
-	p := &Plan{Version: 1, Base: base.origin()}
+	p := &Plan{Version: 1, Base: r.base.origin()}
 	donors := map[string]Origin{}
-	for _, c := range claims {
-		if c.rule.As == nil && sameImage(c.donor, base) {
+	for _, c := range r.won {
+		if c.rule.As == nil && sameImage(c.donor, r.base) {
 			p.Own = append(p.Own, Own{Relation: c.String(), Line: c.rule.Line})
 			continue
 		}
@@ -54,20 +56,22 @@ func (i *Image) origin() Origin {
 func (r *resolver) graft(c *claim) (*Graft, error) {
 	g := &Graft{
 		Relation: c.String(), Database: c.database, Schema: c.schema, Name: c.name,
-		Mode: Replace, Point: c.rule.From, DonorOID: c.rel.OID, Line: c.rule.Line, Kind: planKind(c.rel),
+		Mode: ModeReplace, Point: c.rule.From, DonorOID: c.rel.OID, Line: c.rule.Line, Kind: planKind(c.rel),
 	}
 	if c.rel.Schema != c.schema || c.rel.Name != c.name {
 		g.From = relationName(c.rel)
 	}
 	fit := &fit{r: r, claim: c, graft: g, adopted: r.base.adopted(c.target)}
-	if fit.adopted != nil {
-		g.Mode = Adopt
-	}
 	if !fit.find() {
 		return g, nil
 	}
-	g.OID = fit.base.OID
-	fit.relation()
+	if fit.base == nil {
+		return g, fit.adopt()
+	}
+	before := len(r.refusals)
+	if fit.relation(); len(r.refusals) > before {
+		return g, nil
+	}
 	if err := fit.parts(); err != nil {
 		return nil, err
 	}
@@ -121,7 +125,8 @@ func (f *fit) drift(format string, args ...any) {
 	f.graft.Drift = append(f.graft.Drift, fmt.Sprintf(format, args...))
 }
 
-// find looks the target up in the base.
+// find looks the target up in the base. It leaves base nil for a relation that
+// is to be adopted.
 func (f *fit) find() bool {
 	c := f.claim
 	if f.baseDB = f.r.baseDatabase(c.database); f.baseDB == nil {
@@ -130,11 +135,17 @@ func (f *fit) find() bool {
 	}
 	f.base = f.baseDB.Relation(c.schema, c.name)
 	switch {
-	case f.base == nil:
+	case f.base == nil && f.r.adopter == nil:
 		f.refuse("it must be adopted before it can be shown", "is not in the base")
-	case c.rule.As != nil && f.adopted == nil:
-		f.refuse("give as another name", "the base has a relation of this name already")
+	case f.base != nil && c.rule.As != nil && f.adopted == nil:
+		f.refuse("give as another name", "the base has %s of this name already", kindName(f.base))
 	default:
+		if f.base != nil {
+			f.graft.OID = f.base.OID
+		}
+		if f.adopted != nil {
+			f.graft.Mode = ModeAdopt
+		}
 		return true
 	}
 	return false
@@ -143,6 +154,10 @@ func (f *fit) find() bool {
 // relation compares what belongs to the relation as a whole.
 func (f *fit) relation() {
 	donor, base := f.claim.rel, f.base
+	if why := ungraftable(donor); why != "" {
+		f.refuse("take it out of the rule with except", "%s", why)
+		return
+	}
 	if why := ungraftable(base); why != "" {
 		f.refuse(f.remedyAs(), "in the base %s", why)
 		return
@@ -162,6 +177,9 @@ func (f *fit) relation() {
 		f.refuse(f.remedyAs(), "it holds no data in the base, whose catalogs forbid reading it")
 	}
 	f.databases()
+	if f.adopted != nil {
+		f.differences()
+	}
 	switch donor.Kind {
 	case relmap.KindSequence:
 		f.sequence()
@@ -204,9 +222,11 @@ func (f *fit) sequences() {
 	}
 }
 
-// heirs notes that rows of inheritance children are read with a parent's.
+// heirs notes that the rows of other tables are read with a parent's.
 func (f *fit) heirs() {
-	if f.adopted == nil && len(f.base.Children) > 0 {
+	if f.adopted == nil && !slices.EqualFunc(f.claim.rel.Children, f.base.Children, func(a, b *relmap.Relation) bool { return a.OID == b.OID }) {
+		f.drift("other tables inherit from it than at %s", f.claim.rule.From)
+	} else if f.adopted == nil && len(f.base.Children) > 0 {
 		f.drift("tables that inherit from it stay the base's unless they are named")
 	}
 }

@@ -4,7 +4,6 @@
 package relmap
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 	"path"
@@ -248,11 +247,15 @@ func (c *Cluster) tablespaceDir(oid uint32) (string, error) {
 		return "global", nil
 	}
 	link := path.Join("pg_tblspc", itoa(oid))
-	target, err := fs.ReadLink(c.tree, link)
-	switch {
-	case errors.Is(err, fs.ErrInvalid): // a directory in the place of the link
+	info, err := fs.Lstat(c.tree, link)
+	if err != nil {
+		return "", fmt.Errorf("tablespace %d: %w", oid, err)
+	}
+	if info.Mode()&fs.ModeSymlink == 0 { // allow_in_place_tablespaces
 		return link, nil
-	case err != nil:
+	}
+	target, err := fs.ReadLink(c.tree, link)
+	if err != nil {
 		return "", fmt.Errorf("tablespace %d: %w", oid, err)
 	}
 	if dir := path.Join("pg_tblspc", target); !path.IsAbs(target) && fs.ValidPath(dir) {

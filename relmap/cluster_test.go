@@ -1,6 +1,7 @@
 package relmap_test
 
 import (
+	"context"
 	"fmt"
 	"io/fs"
 	"os"
@@ -34,18 +35,70 @@ func version(t *testing.T) int {
 	return n
 }
 
-// TestCatalogs compares everything that relmap reads of a cluster with what the
-// server said of it before it was stopped.
-func TestCatalogs(t *testing.T) {
+// odd is a stopped cluster, and what its server said before it was stopped.
+type odd struct {
+	dir         string
+	catalogs    map[string][][]string // answers to questions
+	files       [][]string
+	definitions string
+	evolved     []string   // values of columns m2, m4, m5, m7 and m8 of table evolved
+	odd         [][]string // t for each thing that the script must have brought about
+}
+
+// TestCluster compares everything that relmap reads of a cluster with what the
+// server said of it.
+func TestCluster(t *testing.T) {
+	o := askOddCluster(t)
+	t.Run("Catalogs", o.testCatalogs)
+	t.Run("Files", o.testFiles)
+	t.Run("Missing", o.testMissing)
+	t.Run("Definitions", o.testDefinitions)
+	t.Run("Damage", o.testDamage)
+	t.Run("Unknown", o.testUnknown)
+	t.Run("Layouts", o.testLayouts)
+}
+
+func askOddCluster(t *testing.T) *odd {
 	c := oddCluster(t)
 	c.Start()
 	c.Exec(database, "checkpoint")
-	want := map[string][][]string{}
+	o := &odd{dir: c.Dir, catalogs: map[string][][]string{}}
 	for name, question := range questions {
-		want[name] = c.Query(database, question.sql(c.Options.Version))
+		o.catalogs[name] = c.Query(database, question.sql(c.Options.Version))
+	}
+	o.files = c.Query(database, `select c.oid, pg_relation_filepath(c.oid), pg_relation_size(c.oid, 'main'),
+		pg_relation_size(c.oid, 'fsm'), pg_relation_size(c.oid, 'vm'), pg_relation_size(c.oid, 'init')
+		from pg_class c where relkind in ('r', 'i', 'S', 't', 'm') and relpersistence <> 't'`)
+	o.definitions = c.Query(database, relmap.DefinitionsSQL)[0][0]
+	o.evolved = c.Query(database, `select m2, m4, m5, m7, m8 from evolved`)[0]
+	o.odd = c.Query(database, `select pg_relation_size(reltoastrelid) > 0 from pg_class where oid = 'pg_partitioned_table'::regclass`)
+	if c.Options.Version >= 14 {
+		o.odd = append(o.odd, c.Query(database, `select bool_or(inhdetachpending) from pg_inherits`)...)
 	}
 	c.Stop(pgtest.Fast)
-	cluster, err := relmap.Open(os.DirFS(c.Dir))
+	return o
+}
+
+func (o *odd) testCatalogs(t *testing.T) {
+	for i, row := range o.odd {
+		if row[0] != "t" {
+			t.Errorf("the cluster is not as odd as it should be: %d", i)
+		}
+	}
+	cluster, d := o.open(t)
+	for name, question := range questions {
+		t.Run(name, func(t *testing.T) {
+			if len(o.catalogs[name]) == 0 {
+				t.Fatal("the server has nothing to compare with")
+			}
+			compare(t, o.catalogs[name], question.answer(t, cluster, d))
+		})
+	}
+}
+
+func (o *odd) open(t *testing.T) (*relmap.Cluster, *relmap.Database) {
+	t.Helper()
+	cluster, err := relmap.Open(os.DirFS(o.dir))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,14 +106,7 @@ func TestCatalogs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, question := range questions {
-		t.Run(name, func(t *testing.T) {
-			if len(want[name]) == 0 {
-				t.Fatal("the server has nothing to compare with")
-			}
-			compare(t, want[name], question.answer(t, cluster, d))
-		})
-	}
+	return cluster, d
 }
 
 // compare ignores the order of rows.
@@ -95,12 +141,35 @@ func oddCluster(t *testing.T) *pgtest.Cluster {
 	if output, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("testdata/odd.sql: %v\n%s", err, output)
 	}
+	if c.Options.Version >= 14 {
+		leaveDetaching(c)
+	}
+	if c.Options.Version >= 15 {
+		inPlace := c.Connect(database)
+		pgtest.Exec(t, inPlace, "set allow_in_place_tablespaces = on")
+		pgtest.Exec(t, inPlace, "create tablespace in_place location ''")
+		pgtest.Exec(t, inPlace, "create table placed (a int primary key) tablespace in_place; insert into placed values (1)")
+	}
 	crashed := c.Connect(database)
 	pgtest.Exec(t, crashed, "begin")
 	pgtest.Exec(t, crashed, `alter table kept add column never int; create table never (a int); alter table plain rename to never_so`)
 	c.Exec("postgres", "checkpoint")
 	c.Stop(pgtest.Immediate)
 	return c
+}
+
+// leaveDetaching begins to detach a partition, and gives up waiting for a
+// transaction that still reads the parent.
+func leaveDetaching(c *pgtest.Cluster) {
+	c.Exec(database, "create table leaving (a int) partition by list (a)")
+	c.Exec(database, "create table leaving_1 partition of leaving for values in (1)")
+	reader, owner := c.Connect(database), c.Connect(database)
+	ctx := context.Background()
+	_, _ = reader.Exec(ctx, "begin")
+	_, _ = reader.Exec(ctx, "select from leaving")
+	_, _ = owner.Exec(ctx, "set statement_timeout = 50")
+	_, _ = owner.Exec(ctx, "alter table leaving detach partition leaving_1 concurrently") // the comparison shows whether it is pending
+	_, _ = reader.Exec(ctx, "rollback")
 }
 
 // question is one catalog: how to ask the server, and what relmap says.
@@ -171,22 +240,9 @@ func texts(values ...any) []string {
 	return list
 }
 
-// TestFiles compares paths and sizes of all forks.
-func TestFiles(t *testing.T) {
-	c := oddCluster(t)
-	c.Start()
-	want := c.Query(database, `select c.oid, pg_relation_filepath(c.oid), pg_relation_size(c.oid, 'main'),
-		pg_relation_size(c.oid, 'fsm'), pg_relation_size(c.oid, 'vm'), pg_relation_size(c.oid, 'init')
-		from pg_class c where relkind in ('r', 'i', 'S', 't', 'm') and relpersistence <> 't'`)
-	c.Stop(pgtest.Fast)
-	cluster, err := relmap.Open(os.DirFS(c.Dir))
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := cluster.Database(database)
-	if err != nil {
-		t.Fatal(err)
-	}
+// testFiles compares paths and sizes of all forks.
+func (o *odd) testFiles(t *testing.T) {
+	_, d := o.open(t)
 	var got [][]string
 	for _, r := range d.Relations() {
 		if !r.HasStorage() {
@@ -196,9 +252,9 @@ func TestFiles(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got = append(got, append(texts(r.OID, name), forkSizes(t, os.DirFS(c.Dir), d, r)...))
+		got = append(got, append(texts(r.OID, name), forkSizes(t, os.DirFS(o.dir), d, r)...))
 	}
-	compare(t, want, got)
+	compare(t, o.files, got)
 }
 
 // forkSizes adds up the segments of each fork, each of which must open.

@@ -3,28 +3,21 @@ package relmap_test
 import (
 	"encoding/binary"
 	"encoding/json"
-	"os"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fukanchik/pg0/relmap"
-	"github.com/fukanchik/pg0/tests/pgtest"
 )
 
-// TestDefinitions asks a server for its definitions and finds them by what
-// relmap reads from the files.
-func TestDefinitions(t *testing.T) {
-	c := oddCluster(t)
-	c.Start()
+// testDefinitions finds the server's definitions by what relmap reads.
+func (o *odd) testDefinitions(t *testing.T) {
 	var defs relmap.DatabaseDefinitions
-	text := c.Query(database, relmap.DefinitionsSQL)[0][0]
-	missing := c.Query(database, `select m4, m5, m8 from evolved`)[0]
-	c.Stop(pgtest.Fast)
-	if err := json.Unmarshal([]byte(text), &defs); err != nil {
+	if err := json.Unmarshal([]byte(o.definitions), &defs); err != nil {
 		t.Fatal(err)
 	}
-	d := open(t, c, database)
+	_, d := o.open(t)
 	index := d.Relation("public", "expression, partial")
 	checkDefinition(t, defs.Indexes[index.OID], relmap.IndexDefinition{
 		Name: "expression, partial",
@@ -42,10 +35,11 @@ func TestDefinitions(t *testing.T) {
 	got := []string{
 		defs.Bounds[south.OID], defs.PartitionKeys[south.OID], defs.Columns[relmap.ColumnKey(typed.OID, 2)],
 		defs.Columns[relmap.ColumnKey(d.Relation("public", "plain").OID, 4)],
-		defs.Missing[relmap.ColumnKey(evolved.OID, 8)], defs.Missing[relmap.ColumnKey(evolved.OID, 9)],
+		defs.Missing[relmap.ColumnKey(evolved.OID, 6)], defs.Missing[relmap.ColumnKey(evolved.OID, 8)],
+		defs.Missing[relmap.ColumnKey(evolved.OID, 9)], defs.Missing[relmap.ColumnKey(evolved.OID, 11)],
 		defs.Missing[relmap.ColumnKey(evolved.OID, 12)],
 	}
-	want := append([]string{"FOR VALUES IN ('south')", "RANGE (at, ((v + 1)))", "public.mood[]", "numeric(10,2)"}, missing...)
+	want := append([]string{"FOR VALUES IN ('south')", "RANGE (at, ((v + 1)))", "public.mood[]", "numeric(10,2)"}, o.evolved...)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -58,27 +52,11 @@ func checkDefinition(t *testing.T, got, want relmap.IndexDefinition) {
 	}
 }
 
-func open(t *testing.T, c *pgtest.Cluster, database string) *relmap.Database {
-	t.Helper()
-	cluster, err := relmap.Open(os.DirFS(c.Dir))
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := cluster.Database(database)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return d
-}
-
-// TestMissing checks the bytes of values that rows older than their column
+// testMissing checks the bytes of values that rows older than their column
 // lack. They are as the server stores such a value in a row, varlenas with the
 // long header.
-func TestMissing(t *testing.T) {
-	c := oddCluster(t)
-	c.Start()
-	long := c.Query(database, `select repeat('long', 500)`)[0][0]
-	c.Stop(pgtest.Fast)
+func (o *odd) testMissing(t *testing.T) {
+	_, d := o.open(t)
 	le := binary.LittleEndian
 	varlena := func(content string) []byte {
 		return append(le.AppendUint32(nil, uint32(4+len(content))<<2), content...)
@@ -91,18 +69,35 @@ func TestMissing(t *testing.T) {
 		"m4": uuid,
 		"m5": append([]byte("named"), make([]byte, 59)...),
 		"m6": {1},
-		"m7": varlena(long),
+		"m7": varlena(o.evolved[3]),
 		"m8": varlena("\x01\x00\x00\x00\x00\x00\x00\x00\x17\x00\x00\x00\x03\x00\x00\x00\x01\x00\x00\x00" +
 			"\x01\x00\x00\x00\x02\x00\x00\x00\x03\x00\x00\x00"),
 		"m9": {0, 0, 0, 0, 0, 0, 0xf8, 0x3f},
 	}
 	got := map[string][]byte{}
-	for _, a := range open(t, c, database).Relation("public", "evolved").Attributes {
+	for _, a := range d.Relation("public", "evolved").Attributes {
 		if a.HasMissing {
 			got[a.Name] = a.Missing
 		}
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// testLayouts holds the columns that relmap believes the catalogs to have
+// against the ones that they say themselves to have.
+func (o *odd) testLayouts(t *testing.T) {
+	cluster, d := o.open(t)
+	for catalog, want := range relmap.Layouts(cluster.Version) {
+		r := d.ByOID(catalog)
+		var got []relmap.LayoutColumn
+		for _, a := range r.Attributes[:len(want)] {
+			name := strings.Replace(a.Name, "iculocale", "locale", 1) // its name in 15 and 16
+			got = append(got, relmap.LayoutColumn{Name: name, Len: a.Len, Align: a.Align})
+		}
+		if diff := cmp.Diff(got, want); diff != "" {
+			t.Errorf("%s says (-) and relmap believes (+):\n%s", r.Name, diff)
+		}
 	}
 }

@@ -47,7 +47,9 @@ func segmentPath(name string, segment int) string {
 }
 
 // Path gives the name of the first segment of a relation's main fork as
-// pg_relation_filepath prints it, "" for a kind without storage.
+// pg_relation_filepath prints it, "" for a kind without storage. Temporary
+// relations have their files in their session's name, which no start of a server
+// survives, so they have none here.
 func (d *Database) Path(r *Relation) (string, error) {
 	_, nominal, err := d.place(r)
 	return nominal, err
@@ -55,7 +57,7 @@ func (d *Database) Path(r *Relation) (string, error) {
 
 // place gives the main fork as the tree opens it and as PostgreSQL names it.
 func (d *Database) place(r *Relation) (opened, nominal string, err error) {
-	if !r.HasStorage() || r.Filenode == 0 {
+	if !r.HasStorage() || r.Persistence == Temporary {
 		return "", "", nil
 	}
 	dir, nominalDir, err := d.cluster.databaseDir(r.Tablespace, d.OID)

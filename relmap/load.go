@@ -151,6 +151,9 @@ func (l *loader) readClasses() error {
 		return func(r *row) { l.classes = append(l.classes, c.read(r)) }
 	})
 	for _, c := range l.classes {
+		if l.byOID[c.OID] != nil {
+			return fmt.Errorf("%w: relation %d (%s) has two valid rows", pg0.ErrCorrupt, c.OID, c.Name)
+		}
 		if err := l.resolve(c); err != nil {
 			return err
 		}
@@ -228,13 +231,14 @@ func (l *loader) readNamespaces() error {
 type inheritRow struct {
 	child, parent uint32
 	seq           int32
+	detaching     bool
 }
 
 func (l *loader) readInherits() error {
 	return l.scan(pgInherits, func(col func(string) column) func(*row) {
-		child, parent, seq := col("inhrelid"), col("inhparent"), col("inhseqno")
+		child, parent, seq, detaching := col("inhrelid"), col("inhparent"), col("inhseqno"), col("inhdetachpending")
 		return func(r *row) {
-			l.inherits = append(l.inherits, inheritRow{r.oid(child), r.oid(parent), r.int32(seq)})
+			l.inherits = append(l.inherits, inheritRow{r.oid(child), r.oid(parent), r.int32(seq), r.bool(detaching)})
 		}
 	})
 }
@@ -313,6 +317,7 @@ func (l *loader) joinHeirs() {
 		}
 		child.Inherits = append(child.Inherits, parent)
 		parent.Children = append(parent.Children, child)
+		child.Detaching = child.Detaching || row.detaching
 		if child.IsPartition || parent.Kind == KindPartitionedIndex {
 			child.Parent = parent
 			parent.Partitions = append(parent.Partitions, child)

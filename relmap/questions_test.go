@@ -74,12 +74,12 @@ var questions = map[string]question{
 		},
 	},
 	"pg_inherits": {
-		query: `select inhrelid, inhparent, inhseqno from pg_inherits`,
+		query: `select inhrelid, inhparent, inhseqno, {since 14|inhdetachpending|false} from pg_inherits`,
 		answer: func(_ *testing.T, _ *relmap.Cluster, d *relmap.Database) [][]string {
 			var rows [][]string
 			for _, r := range d.Relations() {
 				for i, parent := range r.Inherits {
-					rows = append(rows, texts(r.OID, parent, i+1))
+					rows = append(rows, texts(r.OID, parent, i+1, r.Detaching))
 				}
 			}
 			return rows

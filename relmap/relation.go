@@ -42,12 +42,13 @@ type Relation struct {
 	Shared      bool
 	Populated   bool // false for a materialized view made WITH NO DATA
 	IsPartition bool
+	Detaching   bool   // a partition on which DETACH CONCURRENTLY did not finish
 	Bound       string // relpartbound, a pg_node_tree
 	FrozenXID   uint32
 	MinMXID     uint32
 
 	Attributes []Attribute // by Num from 1, dropped ones included; no system columns
-	Toast      *Relation   // the TOAST table; its index is Toast.Indexes[0]
+	Toast      *Relation   // the TOAST table; its Indexes are one, and what a failed REINDEX CONCURRENTLY left
 	Indexes    []*Index    // of this table, by OID
 	Index      *Index      // for kinds i and I: the pg_index row of this relation itself
 	Sequences  []*Relation // owned by a column (serial, identity), by OID

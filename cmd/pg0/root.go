@@ -53,7 +53,22 @@ func rootCommand(stdout, stderr io.Writer) *cobra.Command {
 	flags.BoolVar(&g.json, "json", false, "print JSON")
 	flags.StringVar(&g.stateDir, "state-dir", "", "directory of images and mounts (default $XDG_STATE_HOME/pg0)")
 	root.AddCommand(
+		pointsCommand(g),
 		versionCommand(g),
+		mountCommand(g),
+		relationsCommand(g),
+		frankensteinCommand(g),
+		startCommand(g),
+		stopCommand(g),
+		statusCommand(g),
+		umountCommand(g),
+		doctorCommand(g),
+		imagesCommand(g),
+		walFetchCommand(),
+		serveCommand(g),
+		superviseCommand(g),
+		imagesCommand(g),
+		walFetchCommand(),
 	)
 	return root
 }

@@ -153,6 +153,8 @@ func TestVisible(t *testing.T) {
 		t.Errorf("%d questions about transactions that had not begun", d.log.Future())
 	}
 	d.Start()
+	control := readFile(t, filepath.Join(d.Dir, "global/pg_control"))
+	checkTransactions(t, d, int(binary.LittleEndian.Uint32(control[64:])), int(binary.LittleEndian.Uint32(control[76:])))
 	for name, found := range got {
 		table := name
 		if name == "pg_toast_t" {

@@ -215,32 +215,39 @@ func (y *way) findEnd(ctx context.Context) (Stop, error) {
 func (t tail) stop() Stop { return Stop{Record: t.record, LSN: t.end, Time: t.time, XID: t.xid} }
 
 // findLSN looks at the records of the segment that holds the LSN, and of those
-// that follow.
+// that follow. Behind the last record that is the end of WAL.
 func (y *way) findLSN(ctx context.Context, target Target) (Stop, error) {
-	t := newTravel(y)
-	defer t.close()
-	err := t.seek(ctx, uint64(target.LSN/y.size()))
-	if err == nil {
-		var stop Stop
-		if stop, err = t.until(ctx, target.matcher()); err == nil {
-			return stop, nil
+	number := uint64(target.LSN / y.size())
+	last, next := y.path.Run(y.first())
+	if number <= last {
+		stop, err := y.lookFrom(ctx, number, target.matcher())
+		if err != nil || stop.Record != 0 {
+			return stop, err
 		}
 	}
-	if err = notEnd(err); err != nil {
-		return Stop{}, err
-	}
 	at, err := y.tail(ctx)
-	if err != nil {
-		return Stop{}, err
-	}
-	last, next := y.path.Run(y.first())
 	switch {
-	case next != 0 && target.LSN > at.end:
+	case err != nil:
+		return Stop{}, err
+	case target.LSN <= at.end:
+		return at.stop(), nil
+	case next != 0:
 		return Stop{}, y.broken(&wal.End{LSN: at.end, Missing: y.path.Expected(last + 1)}, at)
-	case target.LSN > at.end:
-		return Stop{}, y.after(target, at)
 	}
-	return at.stop(), nil
+	return Stop{}, y.after(target, at)
+}
+
+// lookFrom searches from the beginning of a segment on. The zero stop says that
+// WAL ends before.
+func (y *way) lookFrom(ctx context.Context, number uint64, m matcher) (Stop, error) {
+	t := newTravel(y)
+	defer t.close()
+	err := t.seek(ctx, number)
+	if err != nil {
+		return Stop{}, notEnd(err)
+	}
+	stop, err := t.until(ctx, m)
+	return stop, notEnd(err)
 }
 
 // after refuses a target behind the end of WAL.

@@ -17,6 +17,7 @@ import (
 	"github.com/fukanchik/pg0"
 	"github.com/fukanchik/pg0/cmd/internal/wal"
 	"github.com/fukanchik/pg0/tests/fixture"
+	"github.com/fukanchik/pg0/tests/walfiles"
 )
 
 const waldump = "/usr/lib/postgresql/15/bin/pg_waldump"
@@ -34,7 +35,7 @@ type dumped struct {
 func TestRecordsAsWaldump(t *testing.T) {
 	for name, catalog := range map[string]string{"shop": fixture.Shop(t), "15": fixture.PG15(t)} {
 		t.Run(name, func(t *testing.T) {
-			archive := archiveOf(t, catalog)
+			archive := walfiles.Load(t, catalog)
 			want := dump(t, archive)
 			got, end := records(t, archive)
 			if diff := cmp.Diff(want, got); diff != "" {
@@ -48,7 +49,12 @@ func TestRecordsAsWaldump(t *testing.T) {
 	}
 }
 
-func records(t *testing.T, archive memory) ([]dumped, *wal.End) {
+func realArchive(t testing.TB) walfiles.Archive {
+	t.Helper()
+	return walfiles.Load(t, fixture.Shop(t))
+}
+
+func records(t *testing.T, archive walfiles.Archive) ([]dumped, *wal.End) {
 	t.Helper()
 	r := readerOf(t, archive)
 	var all []dumped
@@ -70,10 +76,10 @@ func records(t *testing.T, archive memory) ([]dumped, *wal.End) {
 }
 
 // readerOf reads an archive of timeline 1 from its first record on.
-func readerOf(t testing.TB, archive memory) *wal.Reader {
+func readerOf(t testing.TB, archive walfiles.Archive) *wal.Reader {
 	t.Helper()
 	names, _ := archive.WALNames(context.Background())
-	first, ok := wal.ParseSegment(names[0], megabyte)
+	first, ok := wal.ParseSegment(names[0], walfiles.SegmentSize)
 	if !ok {
 		t.Fatalf("bad first name %s", names[0])
 	}
@@ -83,7 +89,7 @@ func readerOf(t testing.TB, archive memory) *wal.Reader {
 	}
 	r := wal.NewReader(path, 0)
 	t.Cleanup(func() { r.Close() })
-	if _, err := r.SeekFirst(context.Background(), pg0.LSN(first.Number*megabyte)); err != nil {
+	if _, err := r.SeekFirst(context.Background(), pg0.LSN(first.Number*walfiles.SegmentSize)); err != nil {
 		t.Fatal(err)
 	}
 	return r
@@ -123,7 +129,7 @@ var (
 )
 
 // dump has pg_waldump read an archive.
-func dump(t *testing.T, archive memory) []dumped {
+func dump(t *testing.T, archive walfiles.Archive) []dumped {
 	t.Helper()
 	dir := t.TempDir()
 	names, _ := archive.WALNames(context.Background())

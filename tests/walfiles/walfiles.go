@@ -1,4 +1,6 @@
-package wal_test
+// Package walfiles holds WAL archives in memory, for tests that leave files
+// out, cut them, and damage them.
+package walfiles
 
 import (
 	"bytes"
@@ -16,12 +18,14 @@ import (
 	"github.com/fukanchik/pg0"
 )
 
-const megabyte = 1 << 20
+// SegmentSize is that of the clusters of all fixtures.
+const SegmentSize = 1 << 20
 
-// memory is an archive in memory with segments of 1 MB.
-type memory map[string][]byte
+// An Archive maps the names that PostgreSQL gives its files to their bytes.
+type Archive map[string][]byte
 
-func (m memory) WAL(_ context.Context, name string) (pg0.File, error) {
+// WAL opens a file.
+func (m Archive) WAL(_ context.Context, name string) (pg0.File, error) {
 	file, err := fstest.MapFS{name: &fstest.MapFile{Data: m[name]}}.Open(name)
 	if _, ok := m[name]; !ok {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
@@ -32,7 +36,8 @@ func (m memory) WAL(_ context.Context, name string) (pg0.File, error) {
 	return file.(pg0.File), nil
 }
 
-func (m memory) WALNames(context.Context) ([]string, error) {
+// WALNames lists the files, sorted.
+func (m Archive) WALNames(context.Context) ([]string, error) {
 	names := make([]string, 0, len(m))
 	for name := range m {
 		names = append(names, name)
@@ -41,20 +46,22 @@ func (m memory) WALNames(context.Context) ([]string, error) {
 	return names, nil
 }
 
-func (m memory) SegmentSize() int64 { return megabyte }
+// SegmentSize is the length of a segment.
+func (m Archive) SegmentSize() int64 { return SegmentSize }
 
-func (m memory) clone() memory {
-	c := memory{}
+// Clone gives an archive that can be changed.
+func (m Archive) Clone() Archive {
+	c := Archive{}
 	for name, data := range m {
 		c[name] = bytes.Clone(data)
 	}
 	return c
 }
 
-// archiveOf reads the archive of a catalog whose only instance is shop.
-func archiveOf(t testing.TB, catalog string) memory {
+// Load reads the archive of a pg_probackup catalog whose instance is shop.
+func Load(t testing.TB, catalog string) Archive {
 	t.Helper()
-	m := memory{}
+	m := Archive{}
 	files, err := filepath.Glob(filepath.Join(catalog, "wal", "shop", "*"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no archive in %s: %v", catalog, err)

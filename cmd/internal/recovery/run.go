@@ -1,0 +1,197 @@
+package recovery
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/fukanchik/pg0"
+	"github.com/fukanchik/pg0/cmd/internal/exit"
+	"github.com/fukanchik/pg0/cmd/internal/image"
+	"github.com/fukanchik/pg0/cmd/internal/pgserver"
+	"github.com/fukanchik/pg0/cmd/internal/reach"
+	"github.com/fukanchik/pg0/cmd/internal/serve"
+	"github.com/fukanchik/pg0/cmd/internal/source"
+	"github.com/fukanchik/pg0/relmap"
+)
+
+// A run recovers one backup.
+type run struct {
+	stand
+	choice  *reach.Choice
+	point   *pg0.Point
+	catalog source.Catalog
+	feed    *feeder
+}
+
+// recover makes the image in r.tmp and puts it into the cache.
+func (r *run) recover(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	examined := make(chan struct{})
+	go func() {
+		defer close(examined)
+		if err := r.examine(ctx); err != nil {
+			cancel(err)
+		}
+	}()
+	tree := serve.TreeRef{Source: r.meta.Source, Point: r.choice.Backup.ID}
+	err := r.run(ctx, tree, r.prepare, func(ctx context.Context) error {
+		<-examined // no WAL is replayed before all of it was looked through
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		r.meta.Choice = *r.choice
+		return r.replay(ctx)
+	})
+	cancel(nil)
+	<-examined
+	return err
+}
+
+// examine reads the WAL on the way while the mount is made.
+func (r *run) examine(ctx context.Context) error {
+	last := time.Now()
+	err := reach.Examine(ctx, r.catalog, r.choice, func(at, _ pg0.LSN) {
+		if time.Since(last) >= progressInterval {
+			last = time.Now()
+			r.report(r.progressAt(StageExamine, at))
+		}
+	})
+	if err != nil || len(r.choice.Tablespaces) == 0 {
+		return err
+	}
+	// Replaying the creation of a tablespace changes the directory at its
+	// original path, which may be production's own.
+	t := r.choice.Tablespaces[0]
+	return exit.Error(exit.Refused, fmt.Errorf("WAL at %s creates tablespace %d in %s: replaying it would touch that directory; choose a target before %s, or a backup made after it",
+		t.LSN, t.OID, t.Path, t.LSN))
+}
+
+// prepare writes the configuration of a server that recovers.
+func (r *run) prepare(context.Context) error {
+	var err error
+	if r.control, err = relmap.ReadControl(os.DirFS(r.mnt())); err != nil {
+		return err
+	}
+	// PostgreSQL looks for WAL here when restore_command has none, and would
+	// take their end for the end of all WAL. The feeder has these segments too.
+	if err := emptyDir(filepath.Join(r.mnt(), "pg_wal"), func(string) bool { return false }); err != nil {
+		return err
+	}
+	extra, err := r.recoverySettings()
+	if err != nil {
+		return err
+	}
+	config := r.config()
+	config.Extra = extra
+	if r.meta.Notes, err = pgserver.Configure(r.mnt(), config); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(r.mnt(), "recovery.signal"), nil, 0o600)
+}
+
+// recoverySettings make PostgreSQL replay to the record of the choice and end
+// recovery there.
+func (r *run) recoverySettings() ([]pgserver.Setting, error) {
+	program := r.Program
+	if program == "" {
+		var err error
+		if program, err = os.Executable(); err != nil {
+			return nil, err
+		}
+	}
+	settings := []pgserver.Setting{
+		{Name: "restore_command", Value: restoreCommand(program, filepath.Join(r.tmp, recipeFile))},
+		{Name: "recovery_target_action", Value: "promote"},
+		{Name: "hot_standby", Value: "off"},
+	}
+	settings = append(settings, workSettings()...)
+	if r.bin.Major >= 15 {
+		settings = append(settings, pgserver.Setting{Name: "log_startup_progress_interval", Value: "500ms"})
+	}
+	for _, s := range r.choice.Settings() {
+		settings = append(settings, pgserver.Setting(s))
+	}
+	return settings, nil
+}
+
+// startFeeder begins to read WAL while the server still starts.
+func (r *run) startFeeder(ctx context.Context) (stop func(), err error) {
+	recipe := fetchRecipe{Socket: filepath.Join(r.left.SocketDir, "wal")}
+	text, err := json.Marshal(recipe)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(r.tmp, recipeFile), text, 0o600); err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("unix", recipe.Socket)
+	if err != nil {
+		return nil, fmt.Errorf("socket for WAL: %w", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	r.feed = newFeeder(r)
+	go r.feed.listen(ctx, listener)
+	r.feed.begin(ctx, r.choice.Backup.Timeline, r.choice.Backup.StartLSN)
+	return func() {
+		cancel()
+		listener.Close()
+		r.feed.wait()
+	}, nil
+}
+
+// replay runs the server until recovery has ended and it takes connections.
+func (r *run) replay(ctx context.Context) error {
+	stop, err := r.startFeeder(ctx)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	if err := r.start(); err != nil {
+		return err
+	}
+	ready := make(chan error, 1)
+	go func() { ready <- r.server.Ready(ctx) }()
+	tick := time.NewTicker(progressInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-ready:
+			return r.recovered(err)
+		case <-tick.C:
+			if err := r.log.read(); err != nil {
+				return err
+			}
+			r.replayed(r.log.facts.current)
+		}
+	}
+}
+
+// recovered checks that recovery ended where it should.
+func (r *run) recovered(ready error) error {
+	if err := r.feed.refusal(); err != nil {
+		return err
+	}
+	if ready != nil {
+		return ready
+	}
+	if err := r.log.read(); err != nil {
+		return err
+	}
+	f, stop := r.log.facts, r.choice.Stop
+	if f.stopped == "" {
+		return fmt.Errorf("PostgreSQL ended recovery at %s without reaching the target %s; see %s", f.redone, r.choice.Target, filepath.Join(r.State.Images(), failedLog))
+	}
+	if stop.Record != 0 && !stop.Before && f.redone != stop.Record {
+		return fmt.Errorf("PostgreSQL replayed to the record at %s, not to that at %s: the WAL has changed meanwhile, try again", f.redone, stop.Record)
+	}
+	r.meta.Recovered = image.Recovered{
+		LSN: stop.LSN, Time: stop.Time, XID: stop.XID, Timeline: f.timeline, Stopped: f.stopped, Consists: f.consistent,
+	}
+	return nil
+}
