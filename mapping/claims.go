@@ -37,6 +37,7 @@ type claim struct {
 	donor *Image
 	db    *relmap.Database // the donor's
 	rel   *relmap.Relation
+	kin   target // the relation that brought this one, if any
 }
 
 // sameOrigin says whether two claims would show the same bytes.
@@ -107,7 +108,10 @@ func (r *resolver) claimAll() error {
 func (r *resolver) winner(t target, claims []*claim) *claim {
 	best := slices.MaxFunc(claims, func(a, b *claim) int { return cmp.Compare(a.rank, b.rank) })
 	for _, c := range claims {
-		if c.rank == best.rank && !c.sameOrigin(best) {
+		if c.rank != best.rank || c.sameOrigin(best) {
+			continue
+		}
+		if c.kin == (target{}) || c.kin != best.kin { // else said of the kin
 			r.mistake(c.rule.Line, "%s would come from two origins: %s of %s (line %d) and %s of %s (line %d); except = [...] takes names out of a rule",
 				t, relationName(best.rel), best.rule.From, best.rule.Line, relationName(c.rel), c.rule.From, c.rule.Line)
 			break
@@ -232,7 +236,7 @@ func (r *resolver) claim(c *claim) {
 		for _, sequence := range c.rel.Sequences {
 			if own := ownedTwin(base, sequence); own != nil && ungraftable(sequence) == "" {
 				t := target{c.database, own.Schema, own.Name}
-				r.claims[t] = append(r.claims[t], &claim{target: t, rule: c.rule, rank: kin, donor: c.donor, db: c.db, rel: sequence})
+				r.claims[t] = append(r.claims[t], &claim{target: t, rule: c.rule, rank: kin, donor: c.donor, db: c.db, rel: sequence, kin: c.target})
 			}
 		}
 	}
@@ -241,7 +245,7 @@ func (r *resolver) claim(c *claim) {
 // child is the claim on a partition or heir. Shown under another name in its
 // own schema, the parent gives it a name that begins with the parent's new one.
 func (c *claim) child(rel *relmap.Relation, kin rank) *claim {
-	child := &claim{rule: c.rule, rank: kin, donor: c.donor, db: c.db, rel: rel}
+	child := &claim{rule: c.rule, rank: kin, donor: c.donor, db: c.db, rel: rel, kin: c.target}
 	child.target = target{c.database, rel.Schema, rel.Name}
 	if c.rule.As != nil {
 		child.target.schema = c.rule.As.Schema

@@ -222,9 +222,11 @@ func (f *fit) sequences() {
 	}
 }
 
-// heirs notes that rows of inheritance children are read with a parent's.
+// heirs notes that the rows of other tables are read with a parent's.
 func (f *fit) heirs() {
-	if f.adopted == nil && len(f.base.Children) > 0 {
+	if f.adopted == nil && !slices.EqualFunc(f.claim.rel.Children, f.base.Children, func(a, b *relmap.Relation) bool { return a.OID == b.OID }) {
+		f.drift("other tables inherit from it than at %s", f.claim.rule.From)
+	} else if f.adopted == nil && len(f.base.Children) > 0 {
 		f.drift("tables that inherit from it stay the base's unless they are named")
 	}
 }

@@ -186,14 +186,18 @@ func (b *builder) limits(e *entry) bool {
 }
 
 func (b *builder) stored(f *building, e *entry) *stored {
+	c := newStored(f.file, b.point.members[b.member], e)
 	b.stripe++
-	c := &stored{
-		file: f.file, member: b.point.members[b.member], stripe: b.stripe,
-		algorithm: e.algorithm, crc: e.crc, size: e.size, blocks: e.blocks,
-		headers: e.headers, hdrCRC: e.hdrCRC, hdrOffset: e.hdrOffset, hdrSize: e.hdrSize,
-	}
+	c.stripe = b.stripe
 	f.copies = append(f.copies, c)
 	return c
+}
+
+func newStored(f *file, m *member, e *entry) *stored {
+	return &stored{
+		file: f, member: m, algorithm: e.algorithm, crc: e.crc, size: e.size, blocks: e.blocks,
+		headers: e.headers, hdrCRC: e.hdrCRC, hdrOffset: e.hdrOffset, hdrSize: e.hdrSize,
+	}
 }
 
 // finish sees that the bytes of every plain file were found.

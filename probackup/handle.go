@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"sync/atomic"
 	"syscall"
 )
@@ -62,7 +63,7 @@ func (s *stored) open() (*handle, error) {
 	if h := s.handle.Load(); h != nil && h.acquire() {
 		return h, nil
 	}
-	file, err := s.member.openFile(databaseDir + "/" + s.file.path)
+	file, err := s.member.openFile(path.Join(databaseDir, s.file.path))
 	if err != nil {
 		return nil, err
 	}

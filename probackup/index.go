@@ -1,10 +1,12 @@
 package probackup
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"log/slog"
 	"math/bits"
 	"sync/atomic"
 )
@@ -141,10 +143,20 @@ func (s *stored) readIndex() (*pageIndex, error) {
 		if err == nil {
 			return x, nil
 		}
-		s.member.point.catalog.log.Warn("header map of the backup is damaged, scanning the file instead",
-			"backup", s.member.id, "file", s.file.path, "error", err)
+		s.member.warnMap(s.file.path, err)
 	}
 	return s.scan()
+}
+
+// warnMap reports the first damage of the header map as a warning: where the
+// whole map is lost, each file of the backup would repeat it.
+func (m *member) warnMap(path string, err error) {
+	level := slog.LevelDebug
+	if !m.mapWarned.Swap(true) {
+		level = slog.LevelWarn
+	}
+	m.point.catalog.log.Log(context.Background(), level, "header map of the backup is damaged, the file is scanned instead",
+		"backup", m.id, "file", path, "error", err)
 }
 
 // Entries of the header map are 24 bytes long on 64-bit machines; 32-bit ones
@@ -165,17 +177,16 @@ func (s *stored) readMap() (*pageIndex, error) {
 	}
 	w := getWorkspace()
 	defer w.free()
-	w.raw = grow(w.raw, int(s.hdrSize))
-	if err := s.member.readMapAt(w.raw, s.hdrOffset); err != nil {
+	stream := grow(&w.raw, int(s.hdrSize))
+	if err := s.member.readMapAt(stream, s.hdrOffset); err != nil {
 		return nil, err
 	}
-	w.plain = grow(w.plain, int(s.headers+1)*mapEntry)
-	n, err := w.decode(w.plain, w.raw)
-	w.raw = w.raw[:cap(w.raw)]
+	entries := grow(&w.plain, int(s.headers+1)*mapEntry)
+	n, err := w.decode(entries, stream)
 	if err != nil {
 		return nil, err
 	}
-	return s.parseMap(w.plain[:n])
+	return s.parseMap(entries[:n])
 }
 
 // parseMap builds the index from the decoded entries.

@@ -83,9 +83,11 @@ var workspaces = sync.Pool{New: func() any {
 
 func getWorkspace() *workspace { return workspaces.Get().(*workspace) }
 func (w *workspace) free()     { workspaces.Put(w) }
-func grow(b []byte, n int) []byte {
-	if cap(b) < n {
-		return make([]byte, n)
+
+// grow gives n bytes of a buffer that is made longer where it is too short.
+func grow(b *[]byte, n int) []byte {
+	if len(*b) < n {
+		*b = make([]byte, n)
 	}
-	return b[:n]
+	return (*b)[:n]
 }

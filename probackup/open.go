@@ -11,6 +11,7 @@ import (
 	"path"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/fukanchik/pg0"
@@ -44,9 +45,10 @@ type member struct {
 	// and its header map can be older than they are.
 	distrusted bool
 
-	mapOnce sync.Once
-	mapFile *os.File
-	mapErr  error
+	mapOnce   sync.Once
+	mapFile   *os.File
+	mapErr    error
+	mapWarned atomic.Bool
 }
 
 // Open opens a backup and the backups that it builds on.

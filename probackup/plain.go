@@ -47,7 +47,7 @@ func (c *stored) verifyPlain(count io.Writer) error {
 		return err
 	}
 	if c.file.path == controlFile && c.member.control.version >= version2_0_25 {
-		return c.verifyControl(h, size)
+		return c.verifyControl(h, size, count)
 	}
 	sum := c.member.control.version.newCRC()
 	target := io.Writer(sum)
@@ -68,13 +68,18 @@ const maxControl = 1 << 16
 
 // verifyControl checks pg_control, of which the list keeps the checksum that is
 // inside the file.
-func (c *stored) verifyControl(h *handle, size int64) error {
+func (c *stored) verifyControl(h *handle, size int64, count io.Writer) error {
 	if size > maxControl {
 		return c.member.damaged(c.file.path, -1, fmt.Errorf("file is %d bytes long", size))
 	}
 	data := make([]byte, size)
 	if _, err := io.ReadFull(io.NewSectionReader(h.file, 0, size), data); err != nil {
 		return c.member.fault(c.file.path, err)
+	}
+	if count != nil {
+		if _, err := count.Write(data); err != nil {
+			return err
+		}
 	}
 	control, err := parsePGControl(data)
 	if err == nil && control.crc != c.crc {

@@ -16,6 +16,7 @@ import (
 	"github.com/fukanchik/pg0/cmd/internal/source"
 	"github.com/fukanchik/pg0/cmd/internal/state"
 	"github.com/fukanchik/pg0/cmd/internal/supervise"
+	"github.com/fukanchik/pg0/mapping"
 )
 
 // mountFlags are those that mount and frankenstein share.
@@ -161,9 +162,8 @@ func (f *mountFlags) job(dir state.Dir, mountpoint string) supervise.Job {
 		Recipe: serve.Recipe{
 			Mountpoint: mountpoint,
 			Name:       "pg0:" + id,
-			Layer:      serve.Layer{Dir: f.layer, TempDir: dir.MountDir(id), Limit: int64(f.layerLimit)},
+			Layer:      serve.Layer{TempDir: dir.MountDir(id), Limit: int64(f.layerLimit)},
 			Memory:     int64(f.cacheSize),
-			Sync:       f.layer != "",
 		},
 	}
 }
@@ -185,7 +185,7 @@ func (c *mountCmd) prepareRaw(ctx context.Context, ref source.Ref, job *supervis
 		Time: point.RecoveryTime, LSN: point.StopLSN,
 	}}
 	job.Mount.Notes = point.Warnings
-	return nil
+	return c.takeLayer(ctx, c.global, job, mapping.Record{Base: "bare " + point.ID + " " + point.Digest}, nil)
 }
 
 // launch mounts, says what came of it, and with --foreground stays.

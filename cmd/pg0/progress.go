@@ -38,6 +38,7 @@ func (g *global) progress() *progressLine {
 	file, ok := g.stderr.(*os.File)
 	return &progressLine{
 		out: g.stderr, json: g.json, last: map[string]recovery.Progress{},
+		shown:    time.Now(),                            // what takes less time needs no words
 		terminal: ok && term.IsTerminal(int(file.Fd())), //nolint:gosec // a descriptor is small
 	}
 }

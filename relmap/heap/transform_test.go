@@ -343,21 +343,34 @@ type nobody struct{}
 func (nobody) Committed(uint32) (bool, error) { return false, errors.New("asked") }
 func (nobody) Updater(uint32) (uint32, error) { return 0, errors.New("asked") }
 
+// FuzzPage lays line pointers and tuples out on a page whose header is right,
+// unless there is one to put over it.
 func FuzzPage(f *testing.F) {
+	seed := func(page []byte, kind Kind) {
+		lower, upper := u16(page, offLower), u16(page, offUpper)
+		f.Add([]byte(nil), page[headerSize:lower], page[upper:], uint8(kind), uint32(500))
+	}
 	r := rand.New(rand.NewPCG(3, 4))
 	for kind := range Plain + 1 {
-		f.Add(randomPage(r), uint8(kind), uint32(1000))
+		seed(randomPage(r), kind)
 	}
-	f.Add(buildPage(row{xmin: 10, mask: hasExternal, mask2: 2, data: append([]byte{1, 0, 0, 0}, external(500)...)}), uint8(Heap), uint32(500))
+	pointer := append([]byte{1, 0, 0, 0}, external(500)...)
+	seed(buildPage(row{xmin: 3, mask: hasExternal, mask2: 2, data: pointer}, row{xmin: 3, mask: hasExternal, mask2: 2, data: pointer}), Heap)
+	f.Add(buildPage(row{xmin: 3})[:headerSize], []byte{}, []byte{}, uint8(Index), uint32(500))
 	attrs := []Attr{{Len: 4, Align: 'i'}, {Len: -1, Align: 'i'}, {Len: -2, Align: 'c'}, {Len: 8, Align: 'd'}}
-	f.Fuzz(func(t *testing.T, page []byte, kind uint8, toast uint32) {
-		if len(page) > PageSize {
-			page = page[:PageSize]
-		}
+	f.Fuzz(func(t *testing.T, header, pointers, tuples []byte, kind uint8, toast uint32) {
+		tuples = tuples[:min(len(tuples), 4000)&^7]
+		pointers = pointers[:min(len(pointers), 4000)&^3]
+		page := make([]byte, PageSize)
+		buildHeader(page, headerSize+len(pointers), PageSize-len(tuples), PageSize)
+		copy(page, header[:min(len(header), headerSize)])
+		copy(page[headerSize:], pointers)
+		copy(page[PageSize-len(tuples):], tuples)
 		tr := Transform{Kind: Kind(kind % uint8(Plain+1)), Status: fates{3, 5, 7}, Limit: 10, Attrs: attrs}
 		checkTransform(t, page, tr)
 		tr.Toast = map[uint32]uint32{toast: toast} // equal, so that the result is final
 		checkTransform(t, page, tr)
+		binary.LittleEndian.PutUint16(page[offChecksum:], Checksum(page, testBlock))
 		tr.Verify, tr.SetChecksum = true, true
 		checkTransform(t, page, tr)
 	})

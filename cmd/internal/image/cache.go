@@ -218,6 +218,9 @@ func (c Cache) List(users map[string][]string) ([]Entry, error) {
 			continue
 		}
 		entry, err := c.entry(file.Name())
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // finished or removed just now
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -89,6 +89,16 @@ func Write(dir string, r *Record) error {
 	return errors.Join(parent.Sync(), parent.Close())
 }
 
+// Configured notes that the server's configuration has been written to a layer.
+func Configured(dir string) error {
+	r, err := Read(dir)
+	if err != nil {
+		return err
+	}
+	r.Configured = true
+	return Write(dir, r)
+}
+
 // Take readies a layer directory for what want describes: a new one, or one
 // whose changes stand on the same bytes. A plan that joins a layer gets the
 // limits that its grafts have there. The returned record is to be written
@@ -119,7 +129,7 @@ var words = map[state.Kind]string{state.Raw: "a bare backup", state.Point: "one 
 func point(r *Record) string {
 	for _, o := range r.Provenance {
 		if o.Relation == "*" {
-			return "backup " + o.Backup + ", " + o.Target
+			return o.Point + " of " + o.Source
 		}
 	}
 	return "unknown"

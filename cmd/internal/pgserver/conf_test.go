@@ -92,7 +92,7 @@ func TestNormalLocale(t *testing.T) {
 			t.Errorf("%s: %s, want %s", in, got, want)
 		}
 	}
-	if !hasLocale("C") || !hasLocale("") || hasLocale("xx_XX.utf8") {
+	if !HasLocale("C") || !HasLocale("") || HasLocale("xx_XX.utf8") {
 		t.Error("C and the empty locale are everywhere, xx_XX nowhere")
 	}
 }

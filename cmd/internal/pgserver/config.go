@@ -87,7 +87,7 @@ func Configure(dir string, c Config) (notes []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	kept := carriedOver(all, hasLocale)
+	kept := carriedOver(all, HasLocale)
 	kept, notes = usable(kept, all)
 	files := map[string]string{
 		"postgresql.conf":      c.text(kept),
@@ -165,7 +165,7 @@ func usable(kept []Setting, all map[string]string) (good []Setting, notes []stri
 	}
 	for _, name := range carried {
 		value, ok := all[name]
-		if ok && strings.HasPrefix(name, "lc_") && !hasLocale(value) {
+		if ok && strings.HasPrefix(name, "lc_") && !HasLocale(value) {
 			notes = append(notes, fmt.Sprintf("the backup's %s %q is missing on this machine: C is used", name, value))
 		}
 	}

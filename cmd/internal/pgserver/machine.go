@@ -64,9 +64,9 @@ func memTotal() int64 {
 	return defaultMemory
 }
 
-// hasLocale says whether this machine has a locale, whatever the spelling of
+// HasLocale says whether this machine has a locale, whatever the spelling of
 // its codeset.
-func hasLocale(name string) bool {
+func HasLocale(name string) bool {
 	return name == "" || name == "C" || name == "POSIX" || locales()[normalLocale(name)]
 }
 

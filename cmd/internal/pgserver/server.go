@@ -2,6 +2,7 @@ package pgserver
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -73,6 +74,21 @@ func Start(o Options) (*Server, error) {
 	}()
 	return s, nil
 }
+
+// Single runs one statement on a stopped cluster, by a postgres without
+// postmaster that asks for no role.
+func (b Bin) Single(ctx context.Context, dataDir, database, sql string) error {
+	cmd := exec.CommandContext(ctx, b.Path("postgres"), "--single", "-D", dataDir, database)
+	cmd.Dir, cmd.Env, cmd.Stdin = "/", serverEnvironment(), strings.NewReader(sql+"\n")
+	out, err := cmd.CombinedOutput()
+	// It goes on after an error, and ends as if there had been none.
+	if err != nil || strings.Contains(string(out), "ERROR:  ") {
+		return fmt.Errorf("postgres --single on %s: %s: %w", dataDir, strings.TrimSpace(string(out)), cmp.Or(err, errStatement))
+	}
+	return nil
+}
+
+var errStatement = errors.New("the statement failed")
 
 // serverEnvironment keeps the caller's locale and PG* variables from the
 // server: messages are to be in English until it has read its configuration.

@@ -119,6 +119,9 @@ func TestServer(t *testing.T) {
 		t.Errorf("session settings: %q, %v", rows, err)
 	}
 
+	if _, err := server.Query(ctx, "postgres", "admin", "alter role admin nologin"); err != nil {
+		t.Fatal(err)
+	}
 	attached, err := pgserver.Attach(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -135,6 +138,12 @@ func TestServer(t *testing.T) {
 	}
 	if _, err := pgserver.Attach(dir); !errors.Is(err, pgserver.ErrNotRunning) {
 		t.Errorf("after it was stopped: %v", err)
+	}
+	if err := bin.Single(ctx, dir, "template1", "alter role admin login"); err != nil {
+		t.Error(err)
+	}
+	if err := bin.Single(ctx, dir, "template1", "alter role nobody login"); err == nil {
+		t.Error("a failed statement is no error")
 	}
 }
 

@@ -17,14 +17,30 @@ type travel struct {
 	tail
 	way    *way
 	reader *wal.Reader
+	ahead  *wal.Ahead // nil when not much is to be read
 	spaces []Tablespace
 }
 
+// newTravel is for a look at some segments.
 func newTravel(y *way) *travel {
 	return &travel{way: y, reader: wal.NewReader(y.path, y.info.SystemID)}
 }
 
-func (t *travel) close() { _ = t.reader.Close() } // it was only read
+// newLongTravel begins where the backup does.
+func newLongTravel(y *way) *travel {
+	ahead := wal.NewAhead(y.path)
+	t := &travel{way: y, ahead: ahead, reader: wal.NewReader(ahead, y.info.SystemID)}
+	t.reader.Seek(y.info.StartLSN)
+	return t
+}
+
+// close drops what was only read.
+func (t *travel) close() {
+	_ = t.reader.Close()
+	if t.ahead != nil {
+		_ = t.ahead.Close()
+	}
+}
 
 // seek goes to the first record that begins in a segment, or to the beginning
 // of the way.
@@ -127,9 +143,8 @@ func (t Target) passes(at time.Time) bool {
 // search reads the way record by record until the target, and not beyond
 // limit unless that is 0.
 func (y *way) search(ctx context.Context, c *Choice, limit pg0.LSN) error {
-	t := newTravel(y)
+	t := newLongTravel(y)
 	defer t.close()
-	t.reader.Seek(y.info.StartLSN)
 	var later Stop // the first record of any kind that has a time beyond the target's
 	m, notFound := c.Target.matcher(), false
 	if limit == 0 {
@@ -214,9 +229,8 @@ func Examine(ctx context.Context, c Catalog, choice *Choice, progress func(at, e
 }
 
 func (y *way) examine(ctx context.Context, c *Choice, progress func(at, end pg0.LSN)) error {
-	t := newTravel(y)
+	t := newLongTravel(y)
 	defer t.close()
-	t.reader.Seek(y.info.StartLSN)
 	m := c.matcher()
 	if progress != nil {
 		m = m.or(progressOf(progress, y.size(), c.Stop.LSN))

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -34,6 +35,8 @@ type Maker struct {
 	Program  string   // pg0 itself, for restore_command; empty: the running program
 	Logger   *slog.Logger
 	Progress func(Progress) // may be nil; calls do not overlap
+
+	reporting sync.Mutex
 }
 
 // cache is where the images are.
@@ -54,6 +57,8 @@ func Key(catalog source.Catalog, ref source.Ref, choice *reach.Choice) string {
 // command is making it, Make waits for that one. The image is to be closed.
 func (m *Maker) Make(ctx context.Context, ref source.Ref, catalog source.Catalog, choice *reach.Choice) (*image.Image, error) {
 	key := Key(catalog, ref, choice)
+	examined := *choice // completed while the image is made
+	choice = &examined
 	err := m.ensure(ctx, key, choice.Backup.ID, func(tmp string) error {
 		point, err := catalog.Open(ctx, choice.Backup.ID)
 		if err != nil {
@@ -64,7 +69,7 @@ func (m *Maker) Make(ctx context.Context, ref source.Ref, catalog source.Catalog
 				Maker: m, tmp: tmp, started: time.Now(),
 				meta: image.Meta{Key: key, Source: ref, Choice: *choice},
 			},
-			choice: choice, point: point, archive: catalog,
+			choice: choice, point: point, catalog: catalog,
 		}
 		return errors.Join(run.recover(ctx), point.Close())
 	})

@@ -15,6 +15,7 @@ import (
 	"github.com/fukanchik/pg0/cmd/internal/pgserver"
 	"github.com/fukanchik/pg0/cmd/internal/reach"
 	"github.com/fukanchik/pg0/cmd/internal/serve"
+	"github.com/fukanchik/pg0/cmd/internal/source"
 	"github.com/fukanchik/pg0/relmap"
 )
 
@@ -23,30 +24,50 @@ type run struct {
 	stand
 	choice  *reach.Choice
 	point   *pg0.Point
-	archive pg0.WALArchive
+	catalog source.Catalog
 	feed    *feeder
 }
 
 // recover makes the image in r.tmp and puts it into the cache.
 func (r *run) recover(ctx context.Context) error {
-	if err := refuseTablespaces(r.choice); err != nil {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	examined := make(chan struct{})
+	go func() {
+		defer close(examined)
+		if err := r.examine(ctx); err != nil {
+			cancel(err)
+		}
+	}()
+	tree := serve.TreeRef{Source: r.meta.Source, Point: r.choice.Backup.ID}
+	err := r.run(ctx, tree, r.prepare, func(ctx context.Context) error {
+		<-examined // no WAL is replayed before all of it was looked through
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		r.meta.Choice = *r.choice
+		return r.replay(ctx)
+	})
+	cancel(nil)
+	<-examined
+	return err
+}
+
+// examine reads the WAL on the way while the mount is made.
+func (r *run) examine(ctx context.Context) error {
+	last := time.Now()
+	err := reach.Examine(ctx, r.catalog, r.choice, func(at, _ pg0.LSN) {
+		if time.Since(last) >= progressInterval {
+			last = time.Now()
+			r.report(r.progressAt(StageExamine, at))
+		}
+	})
+	if err != nil || len(r.choice.Tablespaces) == 0 {
 		return err
 	}
-	tree := serve.TreeRef{Source: r.meta.Source, Point: r.choice.Backup.ID}
-	return r.run(ctx, tree, r.prepare, r.replay)
-}
-
-// refuseTablespaces: replaying the creation of a tablespace changes the
-// directory at its original path, which may be production's own.
-func refuseTablespaces(choice *reach.Choice) error {
-	if len(choice.Tablespaces) == 0 {
-		return nil
-	}
-	t := choice.Tablespaces[0]
-	return tablespaceRefusal(t)
-}
-
-func tablespaceRefusal(t reach.Tablespace) error {
+	// Replaying the creation of a tablespace changes the directory at its
+	// original path, which may be production's own.
+	t := r.choice.Tablespaces[0]
 	return exit.Error(exit.Refused, fmt.Errorf("WAL at %s creates tablespace %d in %s: replaying it would touch that directory; choose a target before %s, or a backup made after it",
 		t.LSN, t.OID, t.Path, t.LSN))
 }
@@ -58,7 +79,7 @@ func (r *run) prepare(context.Context) error {
 		return err
 	}
 	// PostgreSQL looks for WAL here when restore_command has none, and would
-	// replay what nobody looked through. The feeder has these segments too.
+	// take their end for the end of all WAL. The feeder has these segments too.
 	if err := emptyDir(filepath.Join(r.mnt(), "pg_wal"), func(string) bool { return false }); err != nil {
 		return err
 	}
@@ -94,11 +115,6 @@ func (r *run) recoverySettings() ([]pgserver.Setting, error) {
 		settings = append(settings, pgserver.Setting{Name: "log_startup_progress_interval", Value: "500ms"})
 	}
 	for _, s := range r.choice.Settings() {
-		// A number needs a history file, which a stream backup of a later
-		// timeline may lack; "current" does not.
-		if s.Name == "recovery_target_timeline" && r.choice.Timeline == r.control.Timeline {
-			s.Value = "current"
-		}
 		settings = append(settings, pgserver.Setting(s))
 	}
 	return settings, nil

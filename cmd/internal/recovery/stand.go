@@ -13,6 +13,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/fukanchik/pg0/cmd/internal/image"
 	"github.com/fukanchik/pg0/cmd/internal/pgserver"
 	"github.com/fukanchik/pg0/cmd/internal/proc"
@@ -133,10 +136,38 @@ func (s *stand) ask(ctx context.Context) error {
 	if s.meta.Role, err = cluster.Role(bootstrapSuperuser); err != nil {
 		return err
 	}
+	if err := s.allowLogin(ctx); err != nil {
+		return err
+	}
 	c := census{server: s.server, major: s.bin.Major, role: s.meta.Role, meta: &s.meta}
 	err = c.take(ctx, databases)
 	s.defs = c.defs
 	return err
+}
+
+// allowLogin sees to it that the bootstrap superuser may log in. Where the
+// cluster forbids that, only a server without roles can be asked to allow it.
+func (s *stand) allowLogin(ctx context.Context) error {
+	const anyDatabase, invalidAuthorization = "template1", "28000"
+	conn, err := s.server.Connect(ctx, anyDatabase, s.meta.Role)
+	if err == nil {
+		return conn.Close(ctx)
+	}
+	var refused *pgconn.PgError
+	if !errors.As(err, &refused) || refused.Code != invalidAuthorization {
+		return nil // another database may do
+	}
+	if err := s.server.Stop(ctx, pgserver.Fast); err != nil {
+		return err
+	}
+	if err := s.bin.Single(ctx, s.mnt(), anyDatabase, "alter role "+pgx.Identifier{s.meta.Role}.Sanitize()+" login"); err != nil {
+		return err
+	}
+	s.meta.Notes = append(s.meta.Notes, fmt.Sprintf("role %q may log in, other than in the backup: pg0 needs it", s.meta.Role))
+	if err := s.start(); err != nil {
+		return err
+	}
+	return s.server.Ready(ctx)
 }
 
 // stop shuts the server down cleanly.

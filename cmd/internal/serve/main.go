@@ -81,7 +81,7 @@ func (s *server) open() error {
 		return fmt.Errorf("layer of %s: %w", s.recipe.Mountpoint, err)
 	}
 	s.mount, err = fusefs.Mount(s.recipe.Mountpoint, s.store, fusefs.Options{
-		FSName: s.recipe.Name, Logger: s.log, Fsync: s.recipe.Sync,
+		FSName: s.recipe.Name, StatDir: cmp.Or(layer.Dir, layer.TempDir), Logger: s.log,
 	})
 	if err != nil {
 		return fmt.Errorf("mount %s: %w; pg0 doctor says what this machine lacks", s.recipe.Mountpoint, err)

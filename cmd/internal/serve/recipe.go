@@ -17,7 +17,6 @@ type Recipe struct {
 	Mountpoint string  `json:"mountpoint"` // absolute, an empty directory
 	Layer      Layer   `json:"layer"`
 	Name       string  `json:"name"`               // shown as the device in /proc/mounts
-	Sync       bool    `json:"sync,omitempty"`     // fsync reaches the disk
 	Orphan     bool    `json:"orphan,omitempty"`   // go on serving when the parent has died
 	ReadOnly   bool    `json:"readonly,omitempty"` // no copy-on-write layer
 	Memory     int64   `json:"memory,omitempty"`   // soft limit of the child in bytes; 0 = default

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/fukanchik/pg0/cmd/internal/exit"
+	"github.com/fukanchik/pg0/cmd/internal/layer"
 	"github.com/fukanchik/pg0/cmd/internal/pgserver"
 	"github.com/fukanchik/pg0/cmd/internal/proc"
 	"github.com/fukanchik/pg0/cmd/internal/serve"
@@ -126,7 +127,10 @@ func (s *supervisor) mount(ctx context.Context) (err error) {
 	m.Port, m.Listen = s.job.Server.Port, s.job.Server.Listen
 	notes, err := s.configure()
 	m.Notes = append(m.Notes, notes...)
-	return err
+	if err != nil || m.Layer == "" || s.job.Attached {
+		return err
+	}
+	return layer.Configured(m.Layer)
 }
 
 // undo takes away what begin has made, but leaves the log.

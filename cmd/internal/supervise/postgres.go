@@ -32,6 +32,11 @@ func (s *supervisor) postgresDone() <-chan struct{} {
 // mounted before keeps its own, but for what says where clients connect.
 func (s *supervisor) configure() (notes []string, err error) {
 	m, server := &s.job.Mount, s.job.Server
+	// No server can run on a mount that was made just now: this is of one that
+	// was killed on the layer. Its number may be in use again.
+	if err := removeIfThere(filepath.Join(m.Mountpoint, "postmaster.pid")); err != nil {
+		return nil, err
+	}
 	if s.job.Attached {
 		return nil, s.reconfigure(server)
 	}

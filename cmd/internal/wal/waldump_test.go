@@ -49,6 +49,11 @@ func TestRecordsAsWaldump(t *testing.T) {
 	}
 }
 
+func realArchive(t testing.TB) walfiles.Archive {
+	t.Helper()
+	return walfiles.Load(t, fixture.Shop(t))
+}
+
 func records(t *testing.T, archive walfiles.Archive) ([]dumped, *wal.End) {
 	t.Helper()
 	r := readerOf(t, archive)
