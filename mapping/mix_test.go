@@ -23,6 +23,7 @@ func TestMix(t *testing.T) {
 	early, late := makeMoments(t)
 	t.Run("refusals", func(t *testing.T) { testRefusals(t, early, late) })
 	t.Run("conformance", func(t *testing.T) { testConformance(t, early, late) })
+	t.Run("adopt", func(t *testing.T) { testAdopt(t, early, late) })
 	t.Run("early in late", func(t *testing.T) {
 		testMix(t, early, late, []string{"audit_log", "child", "coupons"}, "shop.public.orders_id_seq", "public.settings_v")
 	})

@@ -211,11 +211,10 @@ func resolve(spec *mapping.Spec, moments []moment, images []*image.Image) (*mix,
 	if err != nil {
 		return nil, refusal(err)
 	}
-	for _, made := range images {
-		for _, p := range made.Meta.Prepared {
-			if made != x.base {
-				plan.Notes = append(plan.Notes, fmt.Sprintf("backup %s: the prepared transaction %q of database %s is not visible", made.Meta.Choice.Backup.ID, p.GID, p.Database))
-			}
+	plan.Notes = append(plan.Notes, notes(&x.base.Meta)...)
+	for i, m := range moments[1:] {
+		for _, note := range donorNotes(&images[i+1].Meta) {
+			plan.Notes = append(plan.Notes, "point "+m.name+": "+note)
 		}
 	}
 	x.plan, x.limit = plan, &base.Cluster.Control
@@ -251,11 +250,11 @@ func (c *frankensteinCmd) mount(ctx context.Context, job supervise.Job, x *mix) 
 	job.Recipe.Tree = x.tree()
 	job.Mount.Kind = state.Mix
 	job.Mount.Provenance = x.provenance()
-	job.Mount.Notes = x.plan.Notes
+	job.Mount.Notes = x.plan.Notes // the base's among them
 	for _, origin := range x.plan.Points {
 		job.Mount.Images = append(job.Mount.Images, x.images[origin.Point].Keys()...)
 	}
-	if err := c.serveImage(&job, x.base); err != nil {
+	if err := c.serveImage(&job, &x.base.Meta, x.base.Keys()); err != nil {
 		return err
 	}
 	if len(x.plan.Grafts) > 0 {

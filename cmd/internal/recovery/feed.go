@@ -25,6 +25,8 @@ type feeder struct {
 	size    int64 // of a segment
 	last    pg0.LSN
 	log     *slog.Logger
+	// confined are records that PostgreSQL gets with another content.
+	confined []confined
 
 	slots chan struct{} // one for each segment that may be read at a time
 
@@ -158,9 +160,15 @@ func (f *feeder) read(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if _, ok := wal.ParseSegment(name, f.size); ok {
+	if seg, ok := wal.ParseSegment(name, f.size); ok {
+		if int64(len(data)) > f.size {
+			return fmt.Errorf("WAL segment %s has %d bytes instead of %d: %w", name, len(data), f.size, pg0.ErrCorrupt)
+		}
 		// An unfinished segment ends where its writer was; PostgreSQL wants it whole.
-		data = append(data, make([]byte, max(0, f.size-int64(len(data))))...)
+		data = append(data, make([]byte, f.size-int64(len(data)))...)
+		for _, c := range f.confined {
+			c.apply(data, startOf(seg, f.size))
+		}
 	}
 	return os.WriteFile(filepath.Join(f.dir, name), data, 0o600)
 }

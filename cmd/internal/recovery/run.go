@@ -3,6 +3,7 @@ package recovery
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -10,7 +11,6 @@ import (
 	"time"
 
 	"github.com/fukanchik/pg0"
-	"github.com/fukanchik/pg0/cmd/internal/exit"
 	"github.com/fukanchik/pg0/cmd/internal/image"
 	"github.com/fukanchik/pg0/cmd/internal/pgserver"
 	"github.com/fukanchik/pg0/cmd/internal/reach"
@@ -56,20 +56,12 @@ func (r *run) recover(ctx context.Context) error {
 // examine reads the WAL on the way while the mount is made.
 func (r *run) examine(ctx context.Context) error {
 	last := time.Now()
-	err := reach.Examine(ctx, r.catalog, r.choice, func(at, _ pg0.LSN) {
+	return reach.Examine(ctx, r.catalog, r.choice, func(at, _ pg0.LSN) {
 		if time.Since(last) >= progressInterval {
 			last = time.Now()
 			r.report(r.progressAt(StageExamine, at))
 		}
 	})
-	if err != nil || len(r.choice.Tablespaces) == 0 {
-		return err
-	}
-	// Replaying the creation of a tablespace changes the directory at its
-	// original path, which may be production's own.
-	t := r.choice.Tablespaces[0]
-	return exit.Error(exit.Refused, fmt.Errorf("WAL at %s creates tablespace %d in %s: replaying it would touch that directory; choose a target before %s, or a backup made after it",
-		t.LSN, t.OID, t.Path, t.LSN))
 }
 
 // prepare writes the configuration of a server that recovers.
@@ -136,6 +128,10 @@ func (r *run) startFeeder(ctx context.Context) (stop func(), err error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	r.feed = newFeeder(r)
+	if r.feed.confined, err = r.confine(ctx); err != nil {
+		cancel()
+		return nil, errors.Join(err, listener.Close())
+	}
 	go r.feed.listen(ctx, listener)
 	r.feed.begin(ctx, r.choice.Backup.Timeline, r.choice.Backup.StartLSN)
 	return func() {
@@ -189,6 +185,9 @@ func (r *run) recovered(ready error) error {
 	}
 	if stop.Record != 0 && !stop.Before && f.redone != stop.Record {
 		return fmt.Errorf("PostgreSQL replayed to the record at %s, not to that at %s: the WAL has changed meanwhile, try again", f.redone, stop.Record)
+	}
+	if err := r.removeStandIns(); err != nil {
+		return err
 	}
 	r.meta.Recovered = image.Recovered{
 		LSN: stop.LSN, Time: stop.Time, XID: stop.XID, Timeline: f.timeline, Stopped: f.stopped, Consists: f.consistent,

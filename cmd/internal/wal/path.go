@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/fukanchik/pg0"
@@ -23,7 +24,7 @@ type Path struct {
 	archive pg0.WALArchive
 	names   map[string]bool // of the archive
 	own     fs.FS           // a cluster directory; nil: none
-	highest uint64          // number of the archive's last segment of any timeline
+	numbers []uint64        // of the archive's segments of all timelines, sorted
 	size    int64
 }
 
@@ -38,9 +39,10 @@ func NewPath(ctx context.Context, archive pg0.WALArchive, own fs.FS, history His
 	for _, name := range listed {
 		p.names[name] = true
 		if s, ok := ParseSegment(strings.TrimSuffix(name, PartialSuffix), p.size); ok {
-			p.highest = max(p.highest, s.Number)
+			p.numbers = append(p.numbers, s.Number)
 		}
 	}
+	slices.Sort(p.numbers)
 	return p, nil
 }
 
@@ -77,7 +79,8 @@ func (p *Path) Run(first uint64) (last, next uint64) {
 	for p.Has(last) {
 		last++
 	}
-	for next = last; next <= p.highest; next++ {
+	i, _ := slices.BinarySearch(p.numbers, last)
+	for _, next := range p.numbers[i:] {
 		if p.Has(next) {
 			return last - 1, next
 		}
