@@ -275,6 +275,8 @@ func (s *Store) settle() error {
 	var err error
 	s.inodes.all(func(in *inode) {
 		if in.nlink == 0 {
+			// Its slots may have another owner since.
+			in.blocks = blockMap{}
 			s.forgetInode(in)
 			return
 		}
