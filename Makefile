@@ -1,0 +1,29 @@
+# pg0: make demo shows the main job, make test proves it. Both install what
+# they need first (make deps), as root with the system's package manager.
+.PHONY: build deps lint test demo fuzz regress clean
+
+build:
+	go build -o bin/pg0 ./cmd/pg0
+
+deps:
+	scripts/deps.sh
+
+lint: deps
+	scripts/lint.sh
+
+test: deps lint
+	scripts/test.sh
+
+demo: deps build
+	scripts/demo.sh
+
+# FUZZTIME is the time for each fuzz target.
+fuzz: deps
+	scripts/fuzz.sh
+
+# PostgreSQL's own regression suite on a mount and on a native directory.
+regress: deps build
+	scripts/regress.sh
+
+clean:
+	rm -rf bin .deps

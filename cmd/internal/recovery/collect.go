@@ -1,0 +1,201 @@
+package recovery
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/fukanchik/pg0/cmd/internal/image"
+	"github.com/fukanchik/pg0/cmd/internal/pgserver"
+	"github.com/fukanchik/pg0/relmap"
+)
+
+// A census asks a running server for what only it can say.
+type census struct {
+	server *pgserver.Server
+	major  int
+	role   string
+	meta   *image.Meta
+	defs   *relmap.Definitions
+}
+
+// take asks each database that takes connections. A database that cannot be
+// asked, such as one whose locale this machine lacks, is noted: its relations
+// can still be read, but not matched.
+func (c *census) take(ctx context.Context, databases []*relmap.Database) error {
+	c.defs = &relmap.Definitions{Databases: map[string]*relmap.DatabaseDefinitions{}}
+	asked := false
+	for _, database := range databases {
+		if !database.AllowConn {
+			continue
+		}
+		if err := c.askDatabase(ctx, database.Name, asked); err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			c.meta.Notes = append(c.meta.Notes, fmt.Sprintf("database %q could not be asked for its definitions: %v", database.Name, err))
+			continue
+		}
+		asked = true
+		if c.meta.Database == "" || isDefaultDatabase(c.meta.Database) && !database.Template {
+			c.meta.Database = database.Name
+		}
+	}
+	if !asked {
+		return fmt.Errorf("no database of the recovered cluster can be asked: %s", c.meta.Notes)
+	}
+	return nil
+}
+
+func isDefaultDatabase(name string) bool { return name == "postgres" || name == "template1" }
+
+// answers are the columns of the questions to one database.
+type answers struct {
+	Definitions *relmap.DatabaseDefinitions `json:"definitions"`
+	Prepared    []image.Prepared            `json:"prepared"`
+	Collations  []image.Collation           `json:"collations"`
+	Outside     []image.Outside             `json:"outside"`
+}
+
+// patience is how long a question may wait for a lock: a prepared transaction
+// never gives one up.
+const patience = "5s"
+
+func (c *census) askDatabase(ctx context.Context, name string, sharedKnown bool) error {
+	conn, err := c.server.Connect(ctx, name, c.role)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, "set lock_timeout = '"+patience+"'"); err != nil {
+		return err
+	}
+	var all answers
+	questions := []question{definitionsQuestion, {"outside", outsideSQL(c.major)}, {"collations", collationsSQL(c.major)}}
+	if !sharedKnown {
+		questions = append(questions, preparedQuestion, question{"outside", sharedOutsideSQL})
+	}
+	for _, q := range questions {
+		if err := q.ask(ctx, conn, &all); err != nil {
+			return err
+		}
+	}
+	c.defs.Databases[name] = all.Definitions
+	c.meta.Prepared = append(c.meta.Prepared, all.Prepared...)
+	c.meta.Collations = append(c.meta.Collations, all.Collations...)
+	c.meta.Outside = append(c.meta.Outside, all.Outside...)
+	return nil
+}
+
+// A question gives one JSON value, for the field of answers of that name.
+// Lists are appended to what is there.
+type question struct {
+	field string
+	sql   string
+}
+
+func (q question) ask(ctx context.Context, conn *pgx.Conn, into *answers) error {
+	var text []byte
+	if err := conn.QueryRow(ctx, q.sql).Scan(&text); err != nil {
+		return fmt.Errorf("ask for %s: %w", q.field, err)
+	}
+	var got answers
+	wrapped := append(append([]byte(`{"`+q.field+`":`), text...), '}')
+	if err := json.Unmarshal(wrapped, &got); err != nil {
+		return fmt.Errorf("read the answer for %s: %w", q.field, err)
+	}
+	if got.Definitions != nil {
+		into.Definitions = got.Definitions
+	}
+	into.Prepared = append(into.Prepared, got.Prepared...)
+	into.Collations = append(into.Collations, got.Collations...)
+	into.Outside = append(into.Outside, got.Outside...)
+	return nil
+}
+
+// definitionsQuestion leaves out the system's own relations, and those that a
+// prepared transaction has locked: printing them would wait for ever.
+var definitionsQuestion = question{"definitions", `
+with locked as materialized (
+	select relation from pg_locks
+	where mode = 'AccessExclusiveLock' and locktype = 'relation' and granted and pid is distinct from pg_backend_pid()
+	  and database in (0, (select oid from pg_database where datname = current_database()))
+), rel as materialized (
+	select c.oid, c.relkind, c.relispartition, c.relpartbound, quote_ident(n.nspname) || '.' || quote_ident(c.relname) as name
+	from pg_class c join pg_namespace n on n.oid = c.relnamespace
+	where c.oid >= 16384 and n.nspname not in ('pg_toast', 'information_schema') and n.nspname !~ '^pg_temp_|^pg_toast_temp_'
+	  and c.oid not in (select relation from locked where relation is not null)
+)
+select json_build_object(
+	'indexes', (select json_object_agg(i.indexrelid, json_strip_nulls(json_build_object(
+			'name', rel.name, 'def', pg_get_indexdef(i.indexrelid),
+			'constraint', pg_get_constraintdef(con.oid), 'conname', con.conname)))
+		from pg_index i join rel on rel.oid = i.indexrelid
+		left join pg_constraint con on con.conindid = i.indexrelid and con.contype in ('p', 'u', 'x')
+		where i.indrelid not in (select relation from locked where relation is not null)),
+	'bounds', (select json_object_agg(oid, pg_get_expr(relpartbound, oid)) from rel where relispartition and relpartbound is not null),
+	'partition_keys', (select json_object_agg(oid, pg_get_partkeydef(oid)) from rel where relkind = 'p'),
+	'columns', (select json_object_agg(a.attrelid || '.' || a.attnum, format_type(a.atttypid, a.atttypmod))
+		from pg_attribute a join rel on rel.oid = a.attrelid
+		where a.attnum > 0 and not a.attisdropped and rel.relkind in ('r', 'p', 'm', 'v', 'f', 'c')),
+	'missing', (select json_object_agg(a.attrelid || '.' || a.attnum,
+			case t.typdelim when ',' then (a.attmissingval::text::text[])[1]
+			else substr(a.attmissingval::text, 2, length(a.attmissingval::text) - 2) end)
+		from pg_attribute a join rel on rel.oid = a.attrelid left join pg_type t on t.oid = a.atttypid
+		where a.attnum > 0 and not a.attisdropped and a.atthasmissing)
+)::text`}
+
+var preparedQuestion = question{"prepared", `
+select coalesce(json_agg(json_build_object('gid', gid, 'xid', transaction::text::int8, 'database', database, 'owner', owner,
+	'time', to_char(prepared at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')) order by prepared, gid), '[]')::text
+from pg_prepared_xacts`}
+
+// outsideSQL asks for what one database has that reaches outside.
+func outsideSQL(major int) string {
+	triggers := ""
+	if major >= 17 {
+		triggers = `
+	union all select 'login trigger', evtname, evtfoid::regproc::text from pg_event_trigger where evtevent = 'login' and evtenabled <> 'D'`
+	}
+	return `
+select coalesce(json_agg(json_build_object('kind', kind, 'database', current_database(), 'name', name, 'detail', detail) order by kind, name), '[]')::text
+from (
+	select 'foreign server' as kind, s.srvname::text as name, w.fdwname || coalesce(': ' || array_to_string(s.srvoptions, ', '), '') as detail
+	from pg_foreign_server s join pg_foreign_data_wrapper w on w.oid = s.srvfdw` + triggers + `
+) o`
+}
+
+// sharedOutsideSQL asks for what the cluster has: subscriptions, and settings
+// of roles and databases that load libraries.
+const sharedOutsideSQL = `
+select coalesce(json_agg(json_build_object('kind', kind, 'database', database, 'name', name, 'detail', detail) order by kind, database, name), '[]')::text
+from (
+	select 'subscription' as kind, d.datname::text as database, s.subname::text as name,
+		case when s.subenabled then 'enabled' else 'disabled' end as detail
+	from pg_subscription s join pg_database d on d.oid = s.subdbid
+	union all
+	select 'setting', coalesce(d.datname, ''), coalesce('role ' || r.rolname, 'all roles'), setting
+	from pg_db_role_setting s cross join unnest(s.setconfig) as setting
+	left join pg_database d on d.oid = s.setdatabase left join pg_roles r on r.oid = s.setrole
+	where setting ~* '^(session_preload_libraries|local_preload_libraries|dynamic_library_path|extension_control_path|jit_provider)='
+) o`
+
+// collationsSQL asks for collations whose library has changed since indexes
+// were built, and before that was recorded for databases (15), for no more.
+func collationsSQL(major int) string {
+	database := ""
+	if major >= 15 {
+		database = `
+	union all select '', datlocprovider::text, datcollversion, pg_database_collation_actual_version(oid)
+	from pg_database where datname = current_database()`
+	}
+	return `
+select coalesce(json_agg(json_build_object('database', current_database(), 'name', name, 'provider', provider, 'recorded', recorded, 'actual', actual) order by name), '[]')::text
+from (
+	select quote_ident(n.nspname) || '.' || quote_ident(c.collname) as name, c.collprovider::text as provider, c.collversion as recorded, actual
+	from pg_collation c join pg_namespace n on n.oid = c.collnamespace
+	cross join lateral (select case when c.collversion is not null then pg_collation_actual_version(c.oid) end as actual) a` + database + `
+) v where recorded is distinct from actual and recorded is not null`
+}

@@ -1,0 +1,205 @@
+// Package recovery makes images: it lets a PostgreSQL of the backup's own major
+// version recover a backup to its target on a copy-on-write mount, and keeps
+// the blocks that this changed.
+package recovery
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/fukanchik/pg0/cmd/internal/exit"
+	"github.com/fukanchik/pg0/cmd/internal/image"
+	"github.com/fukanchik/pg0/cmd/internal/pgserver"
+	"github.com/fukanchik/pg0/cmd/internal/proc"
+	"github.com/fukanchik/pg0/cmd/internal/reach"
+	"github.com/fukanchik/pg0/cmd/internal/source"
+	"github.com/fukanchik/pg0/cmd/internal/state"
+	"github.com/fukanchik/pg0/fusefs"
+)
+
+// A Maker makes images and keeps them in a cache.
+type Maker struct {
+	State    state.Dir
+	BinDir   string   // --pg-bindir
+	Preload  []string // libraries that the server cannot do without
+	Program  string   // pg0 itself, for restore_command; empty: the running program
+	Logger   *slog.Logger
+	Progress func(Progress) // may be nil; calls do not overlap
+
+	reporting sync.Mutex
+}
+
+// cache is where the images are.
+func (m *Maker) cache() image.Cache { return image.Cache(m.State.Images()) }
+
+// Key names the image of a choice: equal keys have equal contents.
+func Key(catalog source.Catalog, ref source.Ref, choice *reach.Choice) string {
+	rule := "pages by their LSN"
+	if ref.ToolExact {
+		rule = "pages as the tool restores them"
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "format %d\nsystem %d\nbackup %s %s\n%s\n%s\n",
+		image.Format, catalog.SystemID(), choice.Backup.ID, choice.Backup.Digest, choice.Key(), rule))
+	return hex.EncodeToString(sum[:10])
+}
+
+// Make gives the image of a choice, made now if the cache has none. If another
+// command is making it, Make waits for that one. The image is to be closed.
+func (m *Maker) Make(ctx context.Context, ref source.Ref, catalog source.Catalog, choice *reach.Choice) (*image.Image, error) {
+	key := Key(catalog, ref, choice)
+	examined := *choice // completed while the image is made
+	choice = &examined
+	err := m.ensure(ctx, key, choice.Backup.ID, func(tmp string) error {
+		point, err := catalog.Open(ctx, choice.Backup.ID)
+		if err != nil {
+			return err
+		}
+		run := &run{
+			stand: stand{
+				Maker: m, tmp: tmp, started: time.Now(),
+				meta: image.Meta{Key: key, Source: ref, Choice: *choice},
+			},
+			choice: choice, point: point, catalog: catalog,
+		}
+		return errors.Join(run.recover(ctx), point.Close())
+	})
+	if err != nil {
+		return nil, err
+	}
+	return m.cache().Open(ctx, key, ref, m.Logger)
+}
+
+// ensure calls make under the lock of the key if the cache lacks the image.
+func (m *Maker) ensure(ctx context.Context, key, name string, make func(tmp string) error) error {
+	cache := m.cache()
+	if cache.Has(key) {
+		return nil
+	}
+	lock, err := cache.Lock(ctx, key, func() { m.report(Progress{Stage: StageWait, Backup: name}) })
+	if err != nil {
+		return err
+	}
+	defer image.Unlock(lock) //nolint:errcheck // the lock ends with the file in any case
+	if cache.Has(key) {
+		return nil // the other one has made it
+	}
+	if err := cleanUp(ctx, cache.TmpDir(key)); err != nil {
+		return err
+	}
+	tmp, err := cache.Tmp(key)
+	if err != nil {
+		return err
+	}
+	if err := make(tmp); err != nil {
+		err = fmt.Errorf("recover backup %s: %w", name, err)
+		if ctx.Err() != nil {
+			return errors.Join(exit.Error(exit.Interrupted, err), os.RemoveAll(tmp))
+		}
+		return m.keepLog(tmp, err)
+	}
+	return nil
+}
+
+// failedLog is where the server's log of a recovery that failed is kept.
+const failedLog = "failed.log"
+
+// keepLog removes what a failed recovery leaves, but for the server's log.
+func (m *Maker) keepLog(tmp string, err error) error {
+	kept := filepath.Join(m.State.Images(), failedLog)
+	if moved := os.Rename(filepath.Join(tmp, logFile), kept); moved != nil && !errors.Is(moved, fs.ErrNotExist) {
+		err = errors.Join(err, moved)
+	}
+	return errors.Join(err, os.RemoveAll(tmp))
+}
+
+// residue is what a maker that is killed leaves outside of its directory. It is
+// written before any of it comes into being.
+type residue struct {
+	SocketDir string  `json:"socket_dir"`
+	Postgres  proc.ID `json:"postgres"`
+	Server    proc.ID `json:"server"`
+}
+
+const (
+	residueFile = "residue.json"
+	mountDir    = "mnt"
+	walDir      = "wal"
+	logFile     = "postgres.log"
+	recipeFile  = "wal-fetch.json"
+)
+
+// cleanUp ends and removes what a killed maker left behind.
+func cleanUp(ctx context.Context, tmp string) error {
+	if _, err := os.Lstat(tmp); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var left residue
+	if err := readResidue(tmp, &left); err != nil {
+		return err
+	}
+	for _, process := range []struct {
+		id  proc.ID
+		sig syscall.Signal
+	}{{left.Postgres, syscall.SIGQUIT}, {left.Server, syscall.SIGKILL}} {
+		if err := process.id.Signal(process.sig); err != nil && !errors.Is(err, proc.ErrGone) {
+			return err
+		}
+		if err := process.id.Wait(ctx); err != nil {
+			return err
+		}
+	}
+	mountpoint := filepath.Join(tmp, mountDir)
+	mounted, err := fusefs.Mounted(mountpoint)
+	if err != nil {
+		return err
+	}
+	if mounted {
+		if err := fusefs.Unmount(mountpoint); err != nil {
+			return fmt.Errorf("clear the mount of a recovery that was killed: %w", err)
+		}
+	}
+	return state.RemoveSocketDir(left.SocketDir)
+}
+
+// Clear removes what killed makers left behind and nobody works on.
+func (m *Maker) Clear(ctx context.Context) (cleared []string, err error) {
+	cache := m.cache()
+	entries, err := cache.List(nil)
+	if err != nil {
+		return nil, err
+	}
+	for _, entry := range entries {
+		if !entry.Unfinished || entry.InUse {
+			continue
+		}
+		lock, err := cache.Lock(ctx, entry.Key, func() {})
+		if err != nil {
+			return cleared, err
+		}
+		err = errors.Join(cleanUp(ctx, cache.TmpDir(entry.Key)), os.RemoveAll(cache.TmpDir(entry.Key)), image.Unlock(lock))
+		if err != nil {
+			return cleared, err
+		}
+		cleared = append(cleared, entry.Key)
+	}
+	return cleared, nil
+}
+
+// bin finds the server programs for a backup.
+func (m *Maker) bin(major int) (pgserver.Bin, error) {
+	bin, err := pgserver.Find(major, m.BinDir)
+	if errors.Is(err, pgserver.ErrNoServer) {
+		return bin, exit.Error(exit.Refused, err)
+	}
+	return bin, err
+}

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Runs all tests. PostgreSQL refuses root, so root builds in a copy of the
+# project that belongs to an ordinary user and runs every test as that user.
+# Arguments are packages (default ./...); GO_TEST_FLAGS adds flags.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+user=${PG0_TEST_USER:-postgres}
+packages=("$@")
+[ "${#packages[@]}" != 0 ] || packages=(./...)
+read -r -a flags <<<"${GO_TEST_FLAGS:-}"
+
+if [ "$(id -u)" = 0 ]; then
+	# A short path: a socket's has 107 bytes at most.
+	work=$(mktemp -d /var/tmp/pg0t.XXXXXX)
+	trap 'clean_up' EXIT
+else
+	work=$(mktemp -d)
+	trap 'clean_up' EXIT
+fi
+
+# Nothing of a test may stay mounted, also when it was killed.
+clean_up() {
+	awk -v dir="$work/" 'index($5, dir) == 1 { print $5 }' /proc/self/mountinfo | while read -r mount; do
+		echo "test: left mounted: $mount" >&2
+		umount -l "$mount" || fusermount3 -u -z "$mount" || true
+	done
+	rm -rf "$work"
+}
+
+mkdir -p "$work/src" "$work/bin" "$work/tmp" "$work/home"
+# In a checkout the files that git knows or would add; elsewhere everything.
+if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
+	git ls-files -z --cached --others --exclude-standard | tar -c --null --ignore-failed-read -T - 2>/dev/null | tar -x -C "$work/src"
+else
+	tar -c --exclude=./bin --exclude=./.deps . | tar -x -C "$work/src"
+fi
+[ ! -d .deps ] || cp -a .deps "$work/src/.deps"
+cd "$work/src"
+go build -o "$work/bin/pg0" ./cmd/pg0
+go build -race -o "$work/bin/pg0-race" ./cmd/pg0
+export PG0_BIN="$work/bin/pg0"
+
+run=()
+if [ "$(id -u)" = 0 ]; then
+	chown -R "$user:" "$work"
+	chmod 755 "$work"
+	export PG0_TEST_USER="$user" PG0_TEST_WORK="$work"
+	run=(-exec "$work/src/scripts/exec.sh")
+fi
+
+echo "test: all packages with the race detector"
+go test -race -timeout 25m "${run[@]}" "${flags[@]}" "${packages[@]}"
+echo "test: mounts once more on one processor"
+export PG0_BIN="$work/bin/pg0-race"
+GOMAXPROCS=1 go test -count=1 -timeout 15m "${run[@]}" "${flags[@]}" -run 'TestOneProcessor|TestMount' ./fusefs ./tests
