@@ -140,6 +140,9 @@ func (f *fit) adopt() error {
 	if !f.adoptable() {
 		return nil
 	}
+	if c.donor.definitions(c.database) == nil {
+		return fmt.Errorf("the image of point %s holds no definitions of database %s", c.rule.From, c.database)
+	}
 	f.databases()
 	if rel.Kind == relmap.KindSequence {
 		a.Sequence = rel.Sequence
