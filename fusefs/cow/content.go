@@ -273,9 +273,10 @@ func (s *Store) writePart(in *inode, p []byte, off int64) (int, error) {
 
 // SetAttr says what of a file's attributes shall change; nil leaves a field.
 type SetAttr struct {
-	Perm         *uint32 // permission bits
-	Size         *int64
-	Atime, Mtime *int64
+	Perm *uint32 // permission bits
+	Size *int64
+
+	Atime, Mtime, Ctime *int64
 }
 
 // SetAttr changes attributes. Cutting a file frees its blocks; extending it
@@ -315,6 +316,9 @@ func (s *Store) setAttr(ino uint64, a SetAttr) error {
 		in.mtime = *a.Mtime
 	}
 	in.ctime, in.timesDirty = t, true
+	if a.Ctime != nil {
+		in.ctime = *a.Ctime
+	}
 	if a.Perm != nil {
 		in.perm = *a.Perm & 0o7777
 		s.noteAttr(in)

@@ -452,7 +452,7 @@ func (s *Store) Rename(dir uint64, name string, toDir uint64, toName string, noR
 	if err != nil {
 		return err
 	}
-	if err := s.mayReplace(in, old, d2, toName, noReplace); err != nil || in == old {
+	if err := s.mayReplace(in, old, d1, d2, toName, noReplace); err != nil || in == old {
 		return err
 	}
 	s.adoptNode(in)
@@ -471,11 +471,11 @@ func (s *Store) Rename(dir uint64, name string, toDir uint64, toName string, noR
 	return nil
 }
 
-// mayReplace tells whether in may take the place of old, nil if that name is
-// free, in directory dir.
-func (s *Store) mayReplace(in, old, dir *inode, name string, noReplace bool) error {
+// mayReplace tells whether in, which lies in directory from, may take the place
+// of old, nil if that name is free, in directory to.
+func (s *Store) mayReplace(in, old, from, to *inode, name string, noReplace bool) error {
 	switch {
-	case !validName(name), in.isDir() && s.within(dir, in):
+	case !validName(name), in.isDir() && s.within(to, in):
 		return syscall.EINVAL
 	case old == nil:
 		return nil
@@ -483,6 +483,8 @@ func (s *Store) mayReplace(in, old, dir *inode, name string, noReplace bool) err
 		return syscall.EEXIST
 	case in == old:
 		return nil
+	case old.isDir() && s.within(from, old):
+		return syscall.ENOTEMPTY
 	case !in.isDir() && old.isDir():
 		return syscall.EISDIR
 	case in.isDir() && !old.isDir():

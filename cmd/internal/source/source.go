@@ -3,6 +3,7 @@
 package source
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -29,12 +30,26 @@ func (r Ref) String() string {
 	return r.Path + " instance " + r.Instance
 }
 
+// Damage is one damaged place of a backup. Block is -1 when it is the file as
+// a whole.
+type Damage struct {
+	Backup string `json:"backup"`
+	File   string `json:"file"`
+	Block  int64  `json:"block"`
+	Reason string `json:"reason"`
+}
+
 // A Catalog is an open catalog with its WAL.
 type Catalog interface {
 	pg0.Catalog
 	pg0.WALArchive
 	// SystemID is the system identifier of the cluster, 0 when unknown.
 	SystemID() uint64
+	// Verify reads all that a backup and its chain store, jobs files at a time
+	// (0: one for each processor). Damage goes to report, the bytes done and to
+	// do to progress, never two calls at once. The error wraps pg0.ErrCorrupt
+	// when anything is damaged.
+	Verify(ctx context.Context, id string, jobs int, report func(Damage), progress func(done, total int64)) error
 }
 
 // An opener opens the catalogs of one format.
