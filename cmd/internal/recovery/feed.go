@@ -16,13 +16,14 @@ import (
 )
 
 // A feeder keeps the WAL that a recovery asks for ready in a directory:
-// decompressed, and some segments ahead of replay.
+// decompressed, confined to the mount, and some segments ahead of replay.
 type feeder struct {
 	dir     string
 	archive pg0.WALArchive
-	stream  fs.FS // the backup's own files: a stream backup has WAL in pg_wal
-	own     bool  // the backup's own WAL is asked before the archive
-	size    int64 // of a segment
+	way     wal.Segments // where to look for what lies on two segments
+	stream  fs.FS        // the backup's own files: a stream backup has WAL in pg_wal
+	own     bool         // the backup's own WAL is asked before the archive
+	size    int64        // of a segment
 	last    pg0.LSN
 	log     *slog.Logger
 
@@ -158,9 +159,17 @@ func (f *feeder) read(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if _, ok := wal.ParseSegment(name, f.size); ok {
+	if seg, ok := wal.ParseSegment(name, f.size); ok {
+		if int64(len(data)) > f.size {
+			return fmt.Errorf("WAL segment %s has %d bytes instead of %d: %w", name, len(data), f.size, pg0.ErrCorrupt)
+		}
 		// An unfinished segment ends where its writer was; PostgreSQL wants it whole.
-		data = append(data, make([]byte, max(0, f.size-int64(len(data))))...)
+		data = append(data, make([]byte, f.size-int64(len(data)))...)
+		// Replaying the creation of a tablespace touches the directory at its
+		// original path: on the production host, production's own.
+		if _, err := wal.Confine(ctx, f.way, seg, data); err != nil {
+			return err
+		}
 	}
 	return os.WriteFile(filepath.Join(f.dir, name), data, 0o600)
 }

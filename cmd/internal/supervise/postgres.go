@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -48,6 +49,7 @@ func (s *supervisor) configure() (notes []string, err error) {
 		Major: m.Version, Control: control,
 		SocketDir: m.SocketDir, Port: server.Port, Listen: server.Listen,
 		Durable: server.Durable, Preload: server.Preload, Set: server.Set,
+		Extra: walWithin(s.job.Recipe.Layer.Limit, int64(control.WALSegmentSize)),
 	})
 	if err != nil {
 		return nil, err
@@ -55,12 +57,23 @@ func (s *supervisor) configure() (notes []string, err error) {
 	return notes, allowTCP(m.Mountpoint, server.Listen)
 }
 
+// walWithin keeps WAL to a small part of a layer that has a limit: where tables
+// find no room a statement fails, but where WAL finds none the server does.
+func walWithin(limit, segment int64) []pgserver.Setting {
+	if limit == 0 {
+		return nil
+	}
+	const part, fewestSegments = 16, 2 // PostgreSQL insists on two
+	size := strconv.FormatInt(max(limit/part, fewestSegments*segment)>>20, 10) + "MB"
+	return []pgserver.Setting{{Name: "min_wal_size", Value: size}, {Name: "max_wal_size", Value: size}}
+}
+
 // reconfigure changes lines of the configuration that is there.
 func (s *supervisor) reconfigure(server *Server) error {
 	m := &s.job.Mount
 	settings := append([]pgserver.Setting{
 		{Name: "unix_socket_directories", Value: `"` + strings.ReplaceAll(m.SocketDir, `"`, `""`) + `"`},
-		{Name: "port", Value: fmt.Sprint(server.Port)},
+		{Name: "port", Value: strconv.Itoa(server.Port)},
 		{Name: "listen_addresses", Value: server.Listen},
 	}, server.Set...)
 	if len(server.Preload) > 0 {
@@ -118,6 +131,11 @@ func (s *supervisor) afterStart(ctx context.Context) error {
 			return err
 		}
 	}
+	for database, indexes := range s.job.Server.Rebuild {
+		if err := rebuild(ctx, s.postgres, database, m.Role, indexes); err != nil {
+			return err
+		}
+	}
 	if m.Listen == "" {
 		return nil
 	}
@@ -128,6 +146,29 @@ func (s *supervisor) afterStart(ctx context.Context) error {
 	}
 	if rows[0][0] == "0" {
 		m.Notes = append(m.Notes, "no role has a scram password, so nobody can log in over TCP: set one with \\password through the socket")
+	}
+	return nil
+}
+
+// rebuild makes the indexes of a mix that no file of a donor can stand for.
+// Those that an earlier start made in the layer are left alone.
+func rebuild(ctx context.Context, server *pgserver.Server, database, role string, indexes []string) error {
+	conn, err := server.Connect(ctx, database, role)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	for _, index := range indexes {
+		var valid bool
+		if err := conn.QueryRow(ctx, "select indisvalid from pg_index where indexrelid = $1::regclass", index).Scan(&valid); err != nil {
+			return fmt.Errorf("index %s: %w", index, err)
+		}
+		if valid {
+			continue
+		}
+		if _, err := conn.Exec(ctx, "reindex index "+index); err != nil {
+			return fmt.Errorf("rebuild index %s: %w", index, err)
+		}
 	}
 	return nil
 }
@@ -232,17 +273,20 @@ func (s *supervisor) umount(force bool) error {
 	} else if err := endForeign(m.Mountpoint, force); err != nil {
 		return err
 	}
-	if err := s.child.Unmount(); err != nil {
-		if !force {
-			return err
-		}
+	err := s.child.Unmount()
+	switch {
+	case err == nil:
+		<-s.child.Done() // it writes the layer before it ends
+		err = s.child.Err()
+	case force:
 		s.log.Warn("detach a mount that is in use", "error", err)
-		if err := detach(m.Mountpoint, s.child.ID); err != nil {
+		if err = detach(m.Mountpoint, s.child.ID); err != nil {
 			return err
 		}
+	default:
+		return err
 	}
-	<-s.child.Done()
-	return errors.Join(s.child.Err(), clear(m), s.job.State.Remove(m.ID))
+	return errors.Join(err, clear(m), s.job.State.Remove(m.ID))
 }
 
 // endForeign stops a server that somebody else has started, if force allows it.
