@@ -53,7 +53,7 @@ func (c *verifyCmd) boot(ctx context.Context, ref source.Ref, catalog source.Cat
 	job := flags.job(dir, mountpoint)
 	job.Recipe.Tree, job.Mount.Kind = made.Ref(), state.Point
 	job.Mount.Provenance = []state.Origin{stateOrigin(m.origin(made), "*", "", "base")}
-	if err := flags.serveImage(&job, made); err != nil {
+	if err := flags.serveImage(&job, &made.Meta, made.Keys()); err != nil {
 		return err
 	}
 	d := drill{Backup: choice.Backup.ID, Target: choice.Target.String(), Reached: localPlace(made.Meta.Recovered.LSN, made.Meta.Recovered.Time), Problems: []string{}}
