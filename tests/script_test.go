@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -289,15 +290,24 @@ func sumFile(name string) (string, error) {
 // unchanged compares the shop's catalog with its archive: bytes, and that
 // nothing was added.
 func unchanged(ts *testscript.TestScript, _ bool, _ []string) {
-	fresh := ts.MkAbs("fresh-catalog")
-	ts.Check(os.Mkdir(fresh, 0o700))
-	ts.Check(fixture.Extract(filepath.Join(fixture.Root(), fixture.ShopCatalog.Archive+".tar.zst"), fresh))
-	want, err := sumsOf(fresh)
+	want, err := archiveSums()
 	ts.Check(err)
 	got, err := sumsOf(ts.Getenv("SHOP"))
 	ts.Check(err)
 	if !maps.Equal(got, want) {
 		ts.Fatalf("the catalog has changed")
 	}
-	ts.Check(os.RemoveAll(fresh))
 }
+
+// archiveSums are the sums of the files in the shop's archive.
+var archiveSums = sync.OnceValues(func() (map[string]string, error) {
+	dir, err := os.MkdirTemp("", "catalog")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	if err := fixture.Extract(filepath.Join(fixture.Root(), fixture.ShopCatalog.Archive+".tar.zst"), dir); err != nil {
+		return nil, err
+	}
+	return sumsOf(dir)
+})

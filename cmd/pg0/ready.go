@@ -87,13 +87,7 @@ func notes(meta *image.Meta) []string {
 	for _, p := range meta.Prepared {
 		notes = append(notes, fmt.Sprintf("prepared transaction %q of %s in database %s is open: its rows are not visible, its locks are held (--rollback-prepared ends it)", p.GID, p.Owner, p.Database))
 	}
-	for _, c := range meta.Collations {
-		name := "the default collation"
-		if c.Name != "" {
-			name = "collation " + c.Name
-		}
-		notes = append(notes, fmt.Sprintf("%s of database %s had version %s where the backup was made and has %s here: text indexes may give wrong answers until they are reindexed", name, c.Database, c.Recorded, c.Actual))
-	}
+	notes = append(notes, collationNotes(meta)...)
 	for _, o := range meta.Outside {
 		text := o.Kind + " " + o.Name
 		if o.Database != "" {
@@ -107,18 +101,37 @@ func notes(meta *image.Meta) []string {
 	return notes
 }
 
+// donorNotes says what of an image matters for the relations taken from it.
+func donorNotes(meta *image.Meta) []string {
+	notes := collationNotes(meta)
+	for _, p := range meta.Prepared {
+		notes = append(notes, fmt.Sprintf("prepared transaction %q of database %s is open: its rows are not visible", p.GID, p.Database))
+	}
+	return notes
+}
+
+func collationNotes(meta *image.Meta) (notes []string) {
+	for _, c := range meta.Collations {
+		name := "the default collation"
+		if c.Name != "" {
+			name = "collation " + c.Name
+		}
+		notes = append(notes, fmt.Sprintf("%s of database %s had version %s where the backup was made and has %s here: text indexes may give wrong answers until they are reindexed", name, c.Database, c.Recorded, c.Actual))
+	}
+	return notes
+}
+
 // serveImage completes a job with what it takes to run a server on a base.
-func (f *mountFlags) serveImage(job *supervise.Job, base *image.Image) error {
-	server, err := f.server(base.Meta.Choice.Backup.Version)
+func (f *mountFlags) serveImage(job *supervise.Job, base *image.Meta, keys []string) error {
+	server, err := f.server(base.Choice.Backup.Version)
 	if err != nil {
 		return err
 	}
 	server.Durable, server.RollBack = f.layer != "", f.rollBack
 	job.Server = server
 	m := &job.Mount
-	m.Version, m.Role, m.Database = base.Meta.Choice.Backup.Version, base.Meta.Role, base.Meta.Database
-	m.Images = append(m.Images, base.Keys()...)
-	m.Notes = append(m.Notes, notes(&base.Meta)...)
+	m.Version, m.Role, m.Database = base.Choice.Backup.Version, base.Role, base.Database
+	m.Images = append(m.Images, keys...)
 	return nil
 }
 
@@ -138,7 +151,8 @@ func (c *mountCmd) prepareImage(ctx context.Context, job *supervise.Job) (*image
 	job.Recipe.Tree = made.Ref()
 	job.Mount.Kind = state.Point
 	job.Mount.Provenance = []state.Origin{stateOrigin(origin, "*", "", "base")}
-	err = c.serveImage(job, made)
+	job.Mount.Notes = notes(&made.Meta)
+	err = c.serveImage(job, &made.Meta, made.Keys())
 	if err == nil {
 		err = c.takeLayer(ctx, c.global, job, mapping.Record{Base: origin.Key}, nil)
 	}

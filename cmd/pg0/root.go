@@ -54,6 +54,7 @@ func rootCommand(stdout, stderr io.Writer) *cobra.Command {
 	flags.StringVar(&g.stateDir, "state-dir", "", "directory of images and mounts (default $XDG_STATE_HOME/pg0)")
 	root.AddCommand(
 		pointsCommand(g),
+		verifyCommand(g),
 		versionCommand(g),
 		mountCommand(g),
 		relationsCommand(g),

@@ -180,6 +180,7 @@ func (v *archiveCheck) judge(s stretch, number uint64, at pg0.LSN, err error) {
 			return
 		}
 		// A record may begin well and be damaged in the next segment.
+		d.LSN = end.LSN
 		d.Segment, d.Reason = strings.TrimSuffix(end.Path, wal.PartialSuffix), end.Reason
 	}
 	v.tell(d)

@@ -1,0 +1,4 @@
+package mapping
+
+// Update is the flag that writes expected files anew.
+var Update = update
