@@ -17,15 +17,18 @@ func TestChangeLines(t *testing.T) {
 	}{
 		{"none", nil, conf},
 		{
-			"one of two", []pgserver.Setting{{Name: "port", Value: "9"}},
+			"one of two",
+			[]pgserver.Setting{{Name: "port", Value: "9"}},
 			"# port = 1\nport = '9'\n  Work_Mem=4MB # mine\nother = 'x'\n",
 		},
 		{
-			"any case", []pgserver.Setting{{Name: "work_mem", Value: "8MB"}},
+			"any case",
+			[]pgserver.Setting{{Name: "work_mem", Value: "8MB"}},
 			"# port = 1\nport = '5432'\nwork_mem = '8MB'\nother = 'x'\nport = 7",
 		},
 		{
-			"added, quoted", []pgserver.Setting{{Name: "search_path", Value: `it's \`}},
+			"added, quoted",
+			[]pgserver.Setting{{Name: "search_path", Value: `it's \`}},
 			conf + "\nsearch_path = 'it''s \\\\'\n",
 		},
 	}
