@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fukanchik/pg0/mapping"
+	"github.com/fukanchik/pg0/relmap"
 	"github.com/fukanchik/pg0/tests/pgtest"
 )
 
@@ -61,7 +62,7 @@ func testAdopt(t *testing.T, early, late *moment) {
 		c.Exec("shop", "create schema if not exists "+mapping.QuoteIdent(a.Schema)) // a notice where it does
 		makeTwin(c, &a)
 	}
-	defs := definitions(c)
+	defs := &relmap.Definitions{Databases: map[string]*relmap.DatabaseDefinitions{"shop": definitions(c, "shop")}}
 	c.Stop(pgtest.Fast)
 	base := openImage(t, "late", c.Dir, defs)
 	base.Adopted = adoptions
@@ -73,9 +74,7 @@ func testAdopt(t *testing.T, early, late *moment) {
 		t.Errorf("%d grafts, the preview had %d", len(plan.Grafts), len(preview.Grafts))
 	}
 	mix := start(t, compose(t, plan, images, base))
-	for _, index := range plan.RebuildList()["shop"] {
-		mix.Exec("shop", "reindex index "+index)
-	}
+	rebuildIndexes(mix, plan)
 	checkTwins(t, mix, adoptions, early, late)
 	checkIndexes(t, mix)
 	mix.Exec("shop", "vacuum (freeze)")

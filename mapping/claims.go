@@ -169,10 +169,11 @@ func matchingDatabases(c *relmap.Cluster, name Pattern) ([]*relmap.Database, err
 }
 
 func (rule *Rule) matches(database string, rel *relmap.Relation) bool {
-	if !rule.Name.Match(database, rel.Schema, rel.Name) {
-		return false
-	}
-	return !slices.ContainsFunc(rule.Except, func(p Pattern) bool { return p.Match(database, rel.Schema, rel.Name) })
+	return rule.Name.Match(database, rel.Schema, rel.Name) && !rule.excepts(database, rel)
+}
+
+func (rule *Rule) excepts(database string, rel *relmap.Relation) bool {
+	return slices.ContainsFunc(rule.Except, func(p Pattern) bool { return p.Match(database, rel.Schema, rel.Name) })
 }
 
 // take makes the claims that a rule has through a relation that it matches. It
@@ -190,13 +191,13 @@ func (r *resolver) take(rule *Rule, donor *Image, db *relmap.Database, rel *relm
 		}
 		return !wild
 	case relmap.KindSequence:
-		if wild {
+		if rule.Name.parts[2].isWild() {
 			return false // it comes with the table that owns it, or when named
 		}
 	}
 	if why := ungraftable(rel); why != "" {
 		if wild {
-			r.skipped = append(r.skipped, Skip{Relation: quoteName(db.Name, rel.Schema, rel.Name), Reason: why, Line: rule.Line})
+			r.skip(Skip{Relation: quoteName(db.Name, rel.Schema, rel.Name), Reason: why, Line: rule.Line})
 		} else {
 			r.refuse(c.String(), "leave it out of the mapping file", "%s", why)
 		}
@@ -204,6 +205,13 @@ func (r *resolver) take(rule *Rule, donor *Image, db *relmap.Database, rel *relm
 	}
 	r.claim(c)
 	return true
+}
+
+// skip notes a skipped relation once.
+func (r *resolver) skip(s Skip) {
+	if !slices.ContainsFunc(r.skipped, func(o Skip) bool { return o.Relation == s.Relation }) {
+		r.skipped = append(r.skipped, s)
+	}
 }
 
 // target is where a rule shows a relation.
@@ -219,6 +227,9 @@ func (rule *Rule) target(database string, rel *relmap.Relation) target {
 // partitioned table, the heirs of an adopted table, the sequences that the
 // columns of a replaced table own.
 func (r *resolver) claim(c *claim) {
+	if c.rule.excepts(c.database, c.rel) {
+		return
+	}
 	r.claims[c.target] = append(r.claims[c.target], c)
 	kin := max(byWildcard, min(c.rank, byKinship))
 	base := r.baseRelation(c.target)
@@ -236,7 +247,7 @@ func (r *resolver) claim(c *claim) {
 		for _, sequence := range c.rel.Sequences {
 			if own := ownedTwin(base, sequence); own != nil && ungraftable(sequence) == "" {
 				t := target{c.database, own.Schema, own.Name}
-				r.claims[t] = append(r.claims[t], &claim{target: t, rule: c.rule, rank: kin, donor: c.donor, db: c.db, rel: sequence, kin: c.target})
+				r.claim(&claim{target: t, rule: c.rule, rank: kin, donor: c.donor, db: c.db, rel: sequence, kin: c.target})
 			}
 		}
 	}

@@ -3,6 +3,7 @@ package mapping_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -129,37 +130,49 @@ func rows(c *pgtest.Cluster) map[string]string {
 // makeMoments makes the database at both moments.
 func makeMoments(t *testing.T) (early, late *moment) {
 	t.Helper()
-	c := pgtest.New(t, pgtest.Options{})
+	c := pgtest.New(t, settings)
 	c.Start()
-	c.Exec("postgres", "create database shop")
-	early = change(c, "early", earlySQL)
+	for _, database := range []string{"shop", "drift", "gone"} {
+		c.Exec("postgres", "create database "+database)
+	}
+	few := "create table t (id int)"
+	early = change(c, "early", map[string]string{"shop": earlySQL, "drift": earlyDriftSQL, "gone": few, "template1": few})
 	c.Start()
-	return early, change(c, "late", lateSQL)
+	c.Exec("postgres", "alter database gone rename to other; update pg_database set encoding = 8 where datname = 'template1'")
+	return early, change(c, "late", map[string]string{"shop": lateSQL, "drift": lateDriftSQL})
 }
 
-// change runs statements one by one, stops the server and keeps a copy.
-func change(c *pgtest.Cluster, name, statements string) *moment {
+// settings keep the WAL of the clusters small and their files as the
+// statements made them.
+var settings = pgtest.Options{Settings: map[string]string{"autovacuum": "off", "max_wal_size": "16MB", "min_wal_size": "2MB"}}
+
+// change runs statements one by one in databases, stops the server and keeps a
+// copy.
+func change(c *pgtest.Cluster, name string, statements map[string]string) *moment {
 	c.T.Helper()
-	conn := c.Connect("shop")
-	for _, statement := range strings.Split(statements, ";\n") {
-		pgtest.Exec(c.T, conn, statement)
+	defs := &relmap.Definitions{Databases: map[string]*relmap.DatabaseDefinitions{}}
+	for database, text := range statements {
+		conn := c.Connect(database)
+		for _, statement := range strings.Split(text, ";\n") {
+			pgtest.Exec(c.T, conn, statement)
+		}
+		defs.Databases[database] = definitions(c, database)
 	}
 	m := &moment{name: name, dir: filepath.Join(c.TempDir(), name), tables: rows(c), settings: c.Query("shop", settingsSQL)[0][0]}
-	defs := definitions(c)
 	c.Stop(pgtest.Fast)
 	c.Run("cp", "-a", c.Dir, m.dir)
 	m.image = openImage(c.T, name, m.dir, defs)
 	return m
 }
 
-func definitions(c *pgtest.Cluster) *relmap.Definitions {
+func definitions(c *pgtest.Cluster, database string) *relmap.DatabaseDefinitions {
 	c.T.Helper()
-	text := c.Query("shop", relmap.DefinitionsSQL)[0][0]
+	text := c.Query(database, relmap.DefinitionsSQL)[0][0]
 	var d relmap.DatabaseDefinitions
 	if err := json.Unmarshal([]byte(text), &d); err != nil {
 		c.T.Fatal(err)
 	}
-	return &relmap.Definitions{Databases: map[string]*relmap.DatabaseDefinitions{"shop": &d}}
+	return &d
 }
 
 func openImage(t testing.TB, name, dir string, defs *relmap.Definitions) *mapping.Image {
@@ -187,21 +200,36 @@ base.point = "`+base+`"
 	return spec
 }
 
-// start materializes a tree and starts a server on it.
+// start materializes a tree, but for the databases that are not asked, and
+// starts a server on it.
 func start(t *testing.T, tree pg0.Tree) *pgtest.Cluster {
 	t.Helper()
-	c := pgtest.New(t, pgtest.Options{})
-	c.Run("rm", "-r", c.Dir)
-	c.Run("mkdir", "-m", "0700", c.Dir)
-	if err := materialize(tree, ".", c.Dir); err != nil {
+	c := pgtest.At(t, "", settings)
+	if err := os.Mkdir(c.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cluster, err := relmap.Open(tree)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := cluster.Database("shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := materialize(tree, ".", c.Dir, fmt.Sprint(db.OID)); err != nil {
 		t.Fatal(err)
 	}
 	own(t, c)
+	if control, err := relmap.ReadControl(os.DirFS(c.Dir)); err != nil {
+		t.Fatal(err)
+	} else if control.Checksums {
+		c.Run("pg_checksums", "--check", "-D", c.Dir)
+	}
 	c.Start()
 	return c
 }
 
-func materialize(tree pg0.Tree, name, dir string) error {
+func materialize(tree pg0.Tree, name, dir, shop string) error {
 	entries, err := tree.ReadDir(name)
 	if err != nil {
 		return err
@@ -209,8 +237,9 @@ func materialize(tree pg0.Tree, name, dir string) error {
 	for _, e := range entries {
 		from, to := filepath.ToSlash(filepath.Join(name, e.Name())), filepath.Join(dir, e.Name())
 		switch {
+		case name == "base" && e.Name() != shop:
 		case e.IsDir():
-			if err := errors.Join(os.Mkdir(to, 0o700), materialize(tree, from, to)); err != nil {
+			if err := errors.Join(os.Mkdir(to, 0o700), materialize(tree, from, to, shop)); err != nil {
 				return err
 			}
 		case e.Type() == fs.ModeSymlink:

@@ -42,6 +42,8 @@ func (f *fit) layout(donor, base relmap.Attribute) bool {
 		f.refuse(f.remedyAs(), "column %d was dropped at %s and is %s in the base", donor.Num, from, columnName(base))
 	case !donor.Dropped && base.Dropped:
 		f.refuse(f.remedyAs(), "column %s of %s has been dropped in the base", columnName(donor), from)
+	case donor.Type != base.Type && !donor.Dropped && f.baseDB.Type(donor.Type) == nil:
+		f.types(donor)
 	case donor.Type != base.Type:
 		f.refuse(f.remedyAs(), "column %s has type %s at %s and %s in the base", columnName(donor), f.typeName(f.claim.db, donor.Type), from, f.typeName(f.baseDB, base.Type))
 	case donor.Len != base.Len || donor.Align != base.Align || donor.ByVal != base.ByVal:
@@ -77,15 +79,15 @@ func (f *fit) typeName(db *relmap.Database, oid uint32) string {
 
 // missing compares what a tuple gives that was written before the column was
 // added. PostgreSQL forgets a column's missing value only when it rewrites the
-// table, and then no short tuples are left: a donor that has forgotten it needs
-// none.
+// table into other files, and then no short tuples are left: a donor that has
+// forgotten it needs none.
 func (f *fit) missing(donor, base relmap.Attribute) {
 	switch {
 	case donor.Dropped:
 	case donor.HasMissing && (!base.HasMissing || !bytes.Equal(donor.Missing, base.Missing)):
 		f.refuse(f.remedyAs(), "column %s was added with a default: rows written before have the value %s at %s and %s in the base",
 			columnName(donor), f.missingText(f.claim, donor), f.claim.rule.From, baseMissing(base))
-	case !donor.HasMissing && base.HasMissing && f.recreated():
+	case !donor.HasMissing && base.HasMissing && (f.recreated() || !f.rewritten()):
 		f.refuse(f.remedyAs(), "column %s gives rows without it a value in the base and none at %s", columnName(donor), f.claim.rule.From)
 	}
 }
@@ -125,7 +127,7 @@ func (f *fit) trailing(base []relmap.Attribute) {
 	for _, a := range base {
 		name := columnName(a)
 		switch {
-		case a.Dropped:
+		case a.Dropped || a.Generated == 'v':
 		case f.recreated():
 			f.refuse(f.remedyAs(), "was made anew since, with a column %s more", name)
 		case a.Generated == 's':

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -17,15 +18,21 @@ import (
 	"github.com/fukanchik/pg0/tests/pgtest"
 )
 
+// notInLate are tables of early for which late has no place.
+var notInLate = []string{"audit_log", "child", "coupons"}
+
 // TestMix composes clusters of two moments in both directions and asks a
 // PostgreSQL server on them.
 func TestMix(t *testing.T) {
 	early, late := makeMoments(t)
 	t.Run("refusals", func(t *testing.T) { testRefusals(t, early, late) })
+	t.Run("drift", func(t *testing.T) { testDrift(t, early, late) })
 	t.Run("conformance", func(t *testing.T) { testConformance(t, early, late) })
 	t.Run("adopt", func(t *testing.T) { testAdopt(t, early, late) })
+	t.Run("without checksums", func(t *testing.T) { testChecksums(t, early, late) })
+	t.Run("attach", func(t *testing.T) { testAttach(t, early, late) })
 	t.Run("early in late", func(t *testing.T) {
-		testMix(t, early, late, []string{"audit_log", "child", "coupons"}, "shop.public.orders_id_seq", "public.settings_v")
+		testMix(t, early, late, notInLate, "shop.public.orders_id_seq", "public.settings_v")
 	})
 	t.Run("late in early", func(t *testing.T) {
 		testMix(t, late, early, []string{"audit_log", "fresh", "settings", "feelings"}, "shop.public.orders_id_seq", "public.orders_brin")
@@ -62,6 +69,19 @@ shop.public.settings: has column more at late, which the base does not have; sho
 }
 
 func testMix(t *testing.T, donor, base *moment, except []string, sequence, rebuild string) {
+	plan, tree := mixOf(t, donor, base, except)
+	checkPlan(t, plan, sequence, rebuild)
+	checkTree(t, tree, plan)
+	c := start(t, tree)
+	rebuildIndexes(c, plan)
+	checkRows(t, c, donor, base, except)
+	checkIndexes(t, c)
+	workOn(t, c, donor)
+}
+
+// mixOf takes all of the donor's shop that is not excepted.
+func mixOf(t *testing.T, donor, base *moment, except []string) (*mapping.Plan, pg0.Tree) {
+	t.Helper()
 	var rules strings.Builder
 	fmt.Fprintf(&rules, "[[relation]]\nname = \"shop.public.*\"\nfrom = %q\nexcept = [", donor.name)
 	for _, name := range except {
@@ -73,16 +93,16 @@ func testMix(t *testing.T, donor, base *moment, except []string, sequence, rebui
 	if err != nil {
 		t.Fatal(err)
 	}
-	checkPlan(t, plan, sequence, rebuild)
-	tree := compose(t, plan, images, base.image)
-	checkTree(t, tree, plan)
-	c := start(t, tree)
+	return plan, compose(t, plan, images, base.image)
+}
+
+// rebuildIndexes gives a server the indexes that the plan has no files for. Until
+// then using them is an error.
+func rebuildIndexes(c *pgtest.Cluster, plan *mapping.Plan) {
+	c.T.Helper()
 	for _, index := range plan.RebuildList()["shop"] {
 		c.Exec("shop", "reindex index "+index)
 	}
-	checkRows(t, c, donor, base, except)
-	checkIndexes(t, c)
-	workOn(t, c, donor)
 }
 
 // compose goes through JSON, as a plan does on its way to the mount.
@@ -201,4 +221,18 @@ func workOn(t *testing.T, c *pgtest.Cluster, donor *moment) {
 	}) {
 		t.Errorf("the server's log has %q", cmp.Or(strings.Join(bad, "\n"), "nothing"))
 	}
+}
+
+// testChecksums mixes clusters of which only one has checksums.
+func testChecksums(t *testing.T, early, late *moment) {
+	c := pgtest.At(t, early.dir, pgtest.Options{})
+	bare := filepath.Join(c.TempDir(), "bare")
+	c.Run("cp", "-a", early.dir, bare)
+	c.Run("pg_checksums", "--disable", "-D", bare)
+	donor := *early
+	donor.image = openImage(t, "early", bare, early.image.Defs)
+	plan, tree := mixOf(t, &donor, late, notInLate)
+	c = start(t, tree) // checks every checksum
+	rebuildIndexes(c, plan)
+	checkRows(t, c, early, late, notInLate)
 }

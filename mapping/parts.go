@@ -28,7 +28,13 @@ func (f *fit) parts() error {
 		return err
 	}
 	f.graft.Parts = append([]Part{*heap}, toast...)
+	if f.claim.rule.Indexes == NoIndexes && f.adopted == nil && len(base.Indexes) > 0 {
+		f.drift("indexes = \"none\" is for adopted relations: the base's indexes stay")
+	}
 	for _, index := range base.Indexes {
+		if !index.Ready {
+			continue // left over from a failed CREATE INDEX CONCURRENTLY: nothing reads or writes it
+		}
 		part, err := f.index(index)
 		if err != nil {
 			return err

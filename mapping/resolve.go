@@ -25,7 +25,7 @@ func (r *resolver) resolve() (*Plan, error) {
 	p := &Plan{Version: 1, Base: r.base.origin()}
 	donors := map[string]Origin{}
 	for _, c := range r.won {
-		if c.rule.As == nil && sameImage(c.donor, r.base) {
+		if c.rule.As == nil && (c.rule.From == r.base.Name || sameImage(c.donor, r.base)) {
 			p.Own = append(p.Own, Own{Relation: c.String(), Line: c.rule.Line})
 			continue
 		}

@@ -186,11 +186,15 @@ func (s *stored) readMap() (*pageIndex, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.parseMap(entries[:n])
+	x, err := s.indexMap(entries[:n])
+	if err == nil {
+		err = s.checkSize()
+	}
+	return x, err
 }
 
-// parseMap builds the index from the decoded entries.
-func (s *stored) parseMap(entries []byte) (*pageIndex, error) {
+// indexMap builds the index from the decoded entries.
+func (s *stored) indexMap(entries []byte) (*pageIndex, error) {
 	if sum := crc32.Checksum(entries, castagnoli); sum != s.hdrCRC {
 		return nil, fmt.Errorf("checksum is %d, should be %d", sum, s.hdrCRC)
 	}
@@ -214,9 +218,6 @@ func (s *stored) parseMap(entries []byte) (*pageIndex, error) {
 	end := int64(binary.LittleEndian.Uint32(entries[count*width+12:]))
 	if end != s.size || b.x.starts[0] != 0 {
 		return nil, errors.New("its positions do not span the file")
-	}
-	if err := s.checkSize(); err != nil {
-		return nil, err
 	}
 	return b.finish(end)
 }

@@ -178,7 +178,10 @@ func (p *point) build(ctx context.Context) (*tree, error) {
 	return b.tree, nil
 }
 
-const defaultSegmentBlocks = 131072
+const (
+	defaultSegmentBlocks = 131072  // 1 GiB of pages of 8 KiB
+	maxSegmentBlocks     = 1 << 24 // so that no index becomes absurdly large
+)
 
 // checkControl reads pg_control of the target: it must be of the instance's
 // cluster, and says how long the segments of relations are.
@@ -196,7 +199,7 @@ func (p *point) checkControl(b *builder) error {
 		return fmt.Errorf("backup %s: %w: it is of the cluster with system identifier %d, instance %s is of %d",
 			target.id, pg0.ErrUnusable, control.systemID, p.catalog.instance, id)
 	}
-	if n := control.segmentBlocks; n > 0 {
+	if n := control.segmentBlocks; n > 0 && n <= maxSegmentBlocks {
 		p.segmentBlocks = n
 	}
 	return nil

@@ -136,7 +136,11 @@ func (s *stored) scan() (*pageIndex, error) {
 // layout is how the records of this file are laid out. A half-merged file can
 // be longer than the list says.
 func (s *stored) layout() recordLayout {
-	l := recordLayout{blockSize: s.member.control.blockSize, old: s.member.control.version < version2_4, limit: maxBlocks}
+	l := recordLayout{
+		blockSize: s.member.control.blockSize,
+		old:       s.member.control.version < version2_4,
+		limit:     int64(s.member.point.segmentBlocks),
+	}
 	if s.blocks != unknownBlocks && !s.member.distrusted {
 		l.limit = s.blocks
 	}

@@ -382,6 +382,9 @@ func checkSegment(open func() (io.ReadCloser, error), name string, size int64) e
 
 // neededWAL names the segments between start and stop of the backup.
 func (m *member) neededWAL(size int64) []string {
+	if m.control.stop <= m.control.start {
+		return nil
+	}
 	first := uint64(m.control.start) / uint64(size)
 	last := (uint64(m.control.stop) - 1) / uint64(size)
 	var names []string
@@ -392,7 +395,7 @@ func (m *member) neededWAL(size int64) []string {
 }
 
 // maxNeeded bounds the segments named for one backup against absurd LSNs.
-const maxNeeded = 1 << 20
+const maxNeeded = 1 << 12
 
 func segmentName(timeline uint32, number uint64, size int64) string {
 	per := uint64(1<<32) / uint64(size)

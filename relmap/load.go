@@ -150,6 +150,9 @@ func (l *loader) readClasses() error {
 		c := newClassColumns(col)
 		return func(r *row) { l.classes = append(l.classes, c.read(r)) }
 	})
+	if err != nil {
+		return err
+	}
 	for _, c := range l.classes {
 		if l.byOID[c.OID] != nil {
 			return fmt.Errorf("%w: relation %d (%s) has two valid rows", pg0.ErrCorrupt, c.OID, c.Name)
@@ -159,7 +162,7 @@ func (l *loader) readClasses() error {
 		}
 		l.byOID[c.OID] = &c.Relation
 	}
-	return err
+	return nil
 }
 
 // resolve replaces what pg_class leaves to others: the filenode of a mapped

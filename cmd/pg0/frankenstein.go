@@ -12,14 +12,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fukanchik/pg0/cmd/internal/exit"
-	"github.com/fukanchik/pg0/cmd/internal/image"
 	"github.com/fukanchik/pg0/cmd/internal/reach"
-	"github.com/fukanchik/pg0/cmd/internal/serve"
 	"github.com/fukanchik/pg0/cmd/internal/source"
 	"github.com/fukanchik/pg0/cmd/internal/state"
 	"github.com/fukanchik/pg0/cmd/internal/supervise"
 	"github.com/fukanchik/pg0/mapping"
-	"github.com/fukanchik/pg0/relmap"
 )
 
 type frankensteinCmd struct {
@@ -88,10 +85,11 @@ func (c *frankensteinCmd) run(ctx context.Context, mountpoint string) error {
 	}
 	// Until the serving process holds the images itself.
 	defer closeImages(images) //nolint:errcheck // only locks and descriptors for reading
-	mix, err := resolve(spec, moments, images)
+	mix, err := c.compose(ctx, dir, spec, moments, images)
 	if err != nil {
 		return err
 	}
+	defer mix.close() //nolint:errcheck // as above
 	return c.mount(ctx, c.job(dir, mountpoint), mix)
 }
 
@@ -183,44 +181,6 @@ func target(p mapping.PointRef) reach.Target {
 	}
 }
 
-// A mix is a plan with the images that it takes from.
-type mix struct {
-	plan   *mapping.Plan
-	base   *image.Image
-	images map[string]*image.Image // by point
-	limit  *relmap.Control         // of the base: donors' pages are clamped to its redo LSN
-}
-
-// resolve decides what comes from where, and refuses what cannot be exact. The
-// base is the first of the images.
-func resolve(spec *mapping.Spec, moments []moment, images []*image.Image) (*mix, error) {
-	x := &mix{base: images[0], images: map[string]*image.Image{}}
-	donors := map[string]*mapping.Image{}
-	for i, m := range moments {
-		cluster, err := relmap.Open(images[i].Tree)
-		if err != nil {
-			return nil, fmt.Errorf("point %s: %w", m.name, err)
-		}
-		x.images[m.name] = images[i]
-		donors[m.name] = &mapping.Image{
-			Name: m.name, Tree: images[i].Tree, Cluster: cluster, Defs: images[i].Defs, Info: m.origin(images[i]),
-		}
-	}
-	base := donors[spec.Base]
-	plan, err := mapping.Resolve(spec, donors, base)
-	if err != nil {
-		return nil, refusal(err)
-	}
-	plan.Notes = append(plan.Notes, notes(&x.base.Meta)...)
-	for i, m := range moments[1:] {
-		for _, note := range donorNotes(&images[i+1].Meta) {
-			plan.Notes = append(plan.Notes, "point "+m.name+": "+note)
-		}
-	}
-	x.plan, x.limit = plan, &base.Cluster.Control
-	return x, nil
-}
-
 // refusal gives the errors of a preflight their exit codes.
 func refusal(err error) error {
 	var file *mapping.FileError
@@ -257,6 +217,7 @@ func (c *frankensteinCmd) mount(ctx context.Context, job supervise.Job, x *mix) 
 	if err := c.serveImage(&job, &x.base.Meta, x.base.Keys()); err != nil {
 		return err
 	}
+	job.Server.Rebuild = x.plan.RebuildList()
 	if len(x.plan.Grafts) > 0 {
 		job.Mount.Database = x.plan.Grafts[0].Database
 	}
@@ -267,21 +228,4 @@ func (c *frankensteinCmd) mount(ctx context.Context, job supervise.Job, x *mix) 
 		return err
 	}
 	return c.launch(ctx, c.global, job)
-}
-
-// tree describes the mix for the process that serves it.
-func (x *mix) tree() serve.TreeRef {
-	refs := map[string]serve.TreeRef{}
-	for name, made := range x.images {
-		refs[name] = made.Ref()
-	}
-	return serve.TreeRef{Mix: &serve.Mix{Plan: x.plan, Base: x.plan.Base.Point, Images: refs, Limit: x.limit.Redo}}
-}
-
-func (x *mix) provenance() []state.Origin {
-	origins := []state.Origin{stateOrigin(x.plan.Base, "*", "", "base")}
-	for _, g := range x.plan.Grafts {
-		origins = append(origins, stateOrigin(x.plan.Origin(g.Point), g.Relation, g.Kind, string(g.Mode)))
-	}
-	return origins
 }

@@ -3,13 +3,18 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/spf13/pflag"
 
+	"github.com/fukanchik/pg0/cmd/internal/exit"
 	"github.com/fukanchik/pg0/cmd/internal/reach"
 	"github.com/fukanchik/pg0/cmd/internal/source"
+	"github.com/fukanchik/pg0/mapping"
 )
 
 // pointFlags are the flags that name a catalog and a moment in it. Those that
@@ -21,6 +26,9 @@ type pointFlags struct {
 	target    string
 	timeline  string
 	inclusive bool
+	mapFile   string // with mapPoint: the point of that name in a mapping file
+	mapPoint  string
+	given     func(flag string) bool
 }
 
 // catalogFlags are the flags that name a catalog.
@@ -63,16 +71,63 @@ func (f *pointFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.target, "recovery-target", "", "`latest` (all archived WAL) or immediate (the backup's own end)")
 	flags.StringVar(&f.timeline, "recovery-target-timeline", "", "timeline to follow: `number`, current (of the backup; the default) or latest")
 	flags.BoolVar(&f.inclusive, "recovery-target-inclusive", true, "whether what the target names is in")
+	flags.StringVar(&f.mapFile, "map", "", "mapping `file` that has the point, instead of the flags above")
+	flags.StringVar(&f.mapPoint, "point", "", "`name` of the point in the mapping file")
+	f.given = flags.Changed
 }
 
 // point is the catalog and the moment that the flags name.
 func (f *pointFlags) point() (source.Ref, reach.Target, error) {
-	ref, err := f.ref()
+	if f.isMapped() {
+		return f.mapped()
+	}
+	ref, err := f.catalogFlags.ref()
 	if err != nil {
 		return ref, reach.Target{}, err
 	}
 	target, err := f.moment()
 	return ref, target, err
+}
+
+func (f *pointFlags) isMapped() bool { return f.mapFile != "" || f.mapPoint != "" }
+
+// ref is the catalog that the flags name, also by a mapping file.
+func (f *pointFlags) ref() (source.Ref, error) {
+	ref, _, err := f.point()
+	return ref, err
+}
+
+// mapped is the point of a mapping file.
+func (f *pointFlags) mapped() (source.Ref, reach.Target, error) {
+	if f.mapFile == "" || f.mapPoint == "" {
+		return source.Ref{}, reach.Target{}, usageError("--map FILE and --point NAME belong together")
+	}
+	for _, flag := range []string{
+		"backup-path", "instance", "backup-id", "recovery-target", "recovery-target-time", "recovery-target-xid",
+		"recovery-target-lsn", "recovery-target-name", "recovery-target-timeline", "recovery-target-inclusive",
+	} {
+		if f.given(flag) {
+			return source.Ref{}, reach.Target{}, usageError("--%s and --point cannot be given together: the mapping file says it", flag)
+		}
+	}
+	text, err := os.ReadFile(f.mapFile)
+	if err != nil {
+		return source.Ref{}, reach.Target{}, fmt.Errorf("mapping file: %w", err)
+	}
+	spec, err := mapping.Parse(f.mapFile, text)
+	if err != nil {
+		return source.Ref{}, reach.Target{}, exit.Error(exit.Usage, err)
+	}
+	point, ok := spec.Points[f.mapPoint]
+	if !ok {
+		return source.Ref{}, reach.Target{}, usageError("%s has no point %q; there are: %s", f.mapFile, f.mapPoint, strings.Join(slices.Sorted(maps.Keys(spec.Points)), ", "))
+	}
+	from := spec.Sources[point.Source]
+	path, err := filepath.Abs(from.Path)
+	if err != nil {
+		return source.Ref{}, reach.Target{}, fmt.Errorf("source %s: %w", from.Name, err)
+	}
+	return source.Ref{Format: from.Format, Path: path, Instance: from.Instance, ToolExact: f.toolExact}, target(point), nil
 }
 
 // moment is the target that the flags name: without any it is the latest, with

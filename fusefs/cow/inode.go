@@ -5,7 +5,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"time"
 )
 
 // Attr is what stat says of a file. Times are in nanoseconds since 1970.
@@ -119,8 +118,6 @@ func unixType(m fs.FileMode) uint32 {
 		return syscall.S_IFREG
 	}
 }
-
-func nanoTime(t int64) time.Time { return time.Unix(0, t) }
 
 // chunkInodes is how many inode numbers one chunk of the table covers.
 const chunkInodes = 1024

@@ -1,6 +1,7 @@
 package filesuite
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -151,6 +152,42 @@ func dump(t testing.TB, f FS, dir string, out []string) []string {
 		default:
 			out = append(out, fmt.Sprintf("%s %o %d %d %x", p, i.Mode, i.Size, i.Nlink, sum(t, f, p, i.Size)))
 		}
+	}
+	return out
+}
+
+// DumpTree describes everything in a tree, as Dump does but for links.
+func DumpTree(t testing.TB, tree pg0.Tree) []string {
+	t.Helper()
+	var out []string
+	err := fs.WalkDir(tree, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := tree.Lstat(name)
+		if err != nil {
+			return err
+		}
+		line := fmt.Sprintf("%s %v", name, info.Mode())
+		switch {
+		case info.Mode()&fs.ModeSymlink != 0:
+			target, err := tree.ReadLink(name)
+			if err != nil {
+				return err
+			}
+			line += " -> " + target
+		case info.Mode().IsRegular():
+			b, err := fs.ReadFile(tree, name)
+			if err != nil {
+				return err
+			}
+			line += fmt.Sprintf(" %d %s %x", info.Size(), info.ModTime().UTC(), sha256.Sum256(b))
+		}
+		out = append(out, line)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 	return out
 }

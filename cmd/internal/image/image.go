@@ -43,6 +43,8 @@ type Meta struct {
 	// keys, the one made by recovery first.
 	Derived string   `json:"derived,omitempty"`
 	Parents []string `json:"parents,omitempty"`
+	// Change is the record of that change, in the words of who made it.
+	Change json.RawMessage `json:"change,omitempty"`
 
 	Recovered Recovered `json:"recovered"`
 	Server    string    `json:"server"`   // version of the server that recovered it

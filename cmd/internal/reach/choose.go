@@ -56,6 +56,9 @@ func (w *world) first(ctx context.Context, t Target, ways []*way) (*Choice, erro
 		}
 		var e *elsewhere
 		if !errors.As(err, &e) {
+			if t.Kind == Name {
+				first = err // it may have been there
+			}
 			break
 		}
 		exhausted[y.history.Last()] = e.behind && t.Kind != Name
@@ -102,6 +105,7 @@ func (w *world) candidates(ctx context.Context, t Target) ([]*way, error) {
 	}
 	var ways []*way
 	var early *pg0.PointInfo // the oldest backup that ends after the target
+	var earlyHistory wal.History
 	for _, info := range infos {
 		h, err := w.history(ctx, info, t.Timeline)
 		if err != nil {
@@ -111,7 +115,7 @@ func (w *world) candidates(ctx context.Context, t Target) ([]*way, error) {
 			continue
 		}
 		if t.precedes(info) {
-			early = &info
+			early, earlyHistory = &info, h
 			continue
 		}
 		y, err := w.wayFrom(ctx, info, h)
@@ -120,10 +124,15 @@ func (w *world) candidates(ctx context.Context, t Target) ([]*way, error) {
 		}
 		ways = append(ways, y)
 	}
-	if len(ways) == 0 {
-		return nil, w.none(t, early)
+	switch {
+	case len(ways) > 0:
+		return ways, nil
+	case early != nil && t.Kind == XID:
+		// Its number may be old and its end late.
+		y, err := w.wayFrom(ctx, *early, earlyHistory)
+		return []*way{y}, err
 	}
-	return ways, nil
+	return nil, w.none(t, early)
 }
 
 // none says why no backup can serve.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
@@ -22,6 +23,8 @@ type Change struct {
 	Digest string
 	// Title says in a few words what is changed.
 	Title string
+	// Record is kept with the image, as Meta.Change.
+	Record json.RawMessage
 	// Do changes the cluster by sessions as its superuser. It is to close them.
 	Do func(ctx context.Context, connect Connect) error
 }
@@ -39,7 +42,7 @@ func (m *Maker) Derive(ctx context.Context, parent *image.Image, change Change) 
 	key := hex.EncodeToString(sum[:10])
 	err := m.ensure(ctx, key, parent.Meta.Choice.Backup.ID, func(tmp string) error {
 		meta := parent.Meta
-		meta.Key, meta.Parents, meta.Derived = key, parent.Keys(), change.Title
+		meta.Key, meta.Parents, meta.Derived, meta.Change = key, parent.Keys(), change.Title, change.Record
 		meta.Prepared, meta.Collations, meta.Outside = nil, nil, nil // asked for again
 		meta.Notes = slices.Clone(meta.Notes)
 		s := &stand{Maker: m, tmp: tmp, started: time.Now(), meta: meta}

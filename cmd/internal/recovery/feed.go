@@ -16,17 +16,16 @@ import (
 )
 
 // A feeder keeps the WAL that a recovery asks for ready in a directory:
-// decompressed, and some segments ahead of replay.
+// decompressed, confined to the mount, and some segments ahead of replay.
 type feeder struct {
 	dir     string
 	archive pg0.WALArchive
-	stream  fs.FS // the backup's own files: a stream backup has WAL in pg_wal
-	own     bool  // the backup's own WAL is asked before the archive
-	size    int64 // of a segment
+	way     wal.Segments // where to look for what lies on two segments
+	stream  fs.FS        // the backup's own files: a stream backup has WAL in pg_wal
+	own     bool         // the backup's own WAL is asked before the archive
+	size    int64        // of a segment
 	last    pg0.LSN
 	log     *slog.Logger
-	// confined are records that PostgreSQL gets with another content.
-	confined []confined
 
 	slots chan struct{} // one for each segment that may be read at a time
 
@@ -166,8 +165,10 @@ func (f *feeder) read(ctx context.Context, name string) error {
 		}
 		// An unfinished segment ends where its writer was; PostgreSQL wants it whole.
 		data = append(data, make([]byte, f.size-int64(len(data)))...)
-		for _, c := range f.confined {
-			c.apply(data, startOf(seg, f.size))
+		// Replaying the creation of a tablespace touches the directory at its
+		// original path: on the production host, production's own.
+		if _, err := wal.Confine(ctx, f.way, seg, data); err != nil {
+			return err
 		}
 	}
 	return os.WriteFile(filepath.Join(f.dir, name), data, 0o600)

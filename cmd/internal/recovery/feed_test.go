@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fukanchik/pg0"
+	"github.com/fukanchik/pg0/cmd/internal/wal"
 )
 
 const segmentSize = 1 << 20
@@ -62,9 +63,18 @@ func testFeeder(t *testing.T, last int) (*feeder, *archive) {
 	}
 	f := &feeder{
 		dir: t.TempDir(), archive: a, stream: fstest.MapFS{}, size: segmentSize, last: pg0.LSN(last * segmentSize),
-		log: slog.New(slog.DiscardHandler), slots: make(chan struct{}, 2), segments: map[string]*segment{},
+		way: noWay{}, log: slog.New(slog.DiscardHandler), slots: make(chan struct{}, 2), segments: map[string]*segment{},
 	}
 	return f, a
+}
+
+// noWay has no neighbours of a segment.
+type noWay struct{}
+
+func (noWay) SegmentSize() int64            { return segmentSize }
+func (noWay) Expected(number uint64) string { return segmentName(int(number)) }
+func (noWay) Segment(context.Context, uint64) (*wal.OpenSegment, error) {
+	return nil, fs.ErrNotExist
 }
 
 func TestFeederReadsAheadAndForgets(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/fukanchik/pg0"
+	"github.com/fukanchik/pg0/cmd/internal/wal"
 )
 
 // A Stage is a step on the way to an image.
@@ -12,18 +13,16 @@ type Stage string
 
 // The stages, in their order.
 const (
-	StageWait    Stage = "wait" // for another command that makes the same image
-	StageMount   Stage = "mount"
-	StageExamine Stage = "examine" // the WAL is read before it is replayed
-	StageReplay  Stage = "replay"
-	StageChange  Stage = "change" // of a derived image, instead of replay
-	StageAsk     Stage = "definitions"
-	StageStop    Stage = "stop"
-	StageSeal    Stage = "seal"
+	StageWait   Stage = "wait" // for another command that makes the same image
+	StageMount  Stage = "mount"
+	StageReplay Stage = "replay"
+	StageChange Stage = "change" // of a derived image, instead of replay
+	StageAsk    Stage = "definitions"
+	StageStop   Stage = "stop"
+	StageSeal   Stage = "seal"
 )
 
-// Progress says how far an image is. LSNs count in StageExamine and
-// StageReplay only.
+// Progress says how far an image is. LSNs count in StageReplay only.
 type Progress struct {
 	Stage     Stage         `json:"stage"`
 	Backup    string        `json:"backup"`
@@ -52,13 +51,11 @@ func (s *stand) step(stage Stage) { s.report(Progress{Stage: stage, Backup: s.me
 // replayed reports how far replay has come: to the segment it asked for last,
 // or further if the server says so.
 func (r *run) replayed(logged pg0.LSN) {
-	r.report(r.progressAt(StageReplay, max(r.feed.position(), logged)))
-}
-
-// progressAt says how far it is from the backup's start to a place in the WAL,
-// and from there to the end.
-func (r *run) progressAt(stage Stage, at pg0.LSN) Progress {
-	p := Progress{Stage: stage, Backup: r.choice.Backup.ID, From: r.choice.Backup.StartLSN, To: r.choice.Stop.LSN}
+	p := Progress{
+		Stage: StageReplay, Backup: r.choice.Backup.ID,
+		From: r.choice.Backup.StartLSN, To: r.choice.Stop.LSN,
+	}
+	at := max(r.feed.position(), logged)
 	p.LSN = min(max(p.From, at), p.To)
 	done, all := float64(p.LSN-p.From), float64(p.To-p.From)
 	if all > 0 {
@@ -68,13 +65,13 @@ func (r *run) progressAt(stage Stage, at pg0.LSN) Progress {
 		p.Rate = done / seconds
 		p.Remaining = time.Duration((all - done) / p.Rate * float64(time.Second)).Round(time.Second)
 	}
-	return p
+	r.report(p)
 }
 
 // newFeeder makes the feeder of a run.
-func newFeeder(r *run) *feeder {
+func newFeeder(r *run, way wal.Segments) *feeder {
 	return &feeder{
-		dir: r.tmp + "/" + walDir, archive: r.catalog, stream: r.point.Tree, own: r.choice.Stop.Record == 0,
+		dir: r.tmp + "/" + walDir, archive: r.catalog, way: way, stream: r.point.Tree, own: r.choice.Stop.Record == 0,
 		size: int64(r.control.WALSegmentSize), last: r.choice.Stop.LSN, log: r.Logger,
 		slots: make(chan struct{}, max(2, runtime.NumCPU())), segments: map[string]*segment{},
 	}

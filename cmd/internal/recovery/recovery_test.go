@@ -135,9 +135,9 @@ func (s *shop) tryMake(at string) (*image.Image, error) {
 	return s.maker.Make(ctx, s.ref, s.catalog, choice)
 }
 
-// tables starts a server on a copy-on-write mount of an image and gives the
-// rows and sums of the tables that the truth names.
-func tables(t *testing.T, made *image.Image, truth map[string]map[string]fixture.TableTruth) map[string]map[string]fixture.TableTruth {
+// boot starts a server on a copy-on-write mount of an image, until the test
+// ends.
+func boot(t *testing.T, made *image.Image) *pgserver.Server {
 	t.Helper()
 	ctx := context.Background()
 	mountpoint, sockets := filepath.Join(t.TempDir(), "mnt"), shortDir(t)
@@ -148,11 +148,11 @@ func tables(t *testing.T, made *image.Image, truth map[string]map[string]fixture
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
+	t.Cleanup(func() {
 		if err := child.Stop(); err != nil {
 			t.Error(err)
 		}
-	}()
+	})
 	bin, err := pgserver.Find(15, "")
 	if err != nil {
 		t.Fatal(err)
@@ -168,19 +168,27 @@ func tables(t *testing.T, made *image.Image, truth map[string]map[string]fixture
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
+	t.Cleanup(func() {
 		if err := server.Stop(ctx, pgserver.Immediate); err != nil {
 			t.Error(err)
 		}
-	}()
+	})
 	if err := server.Ready(ctx); err != nil {
 		t.Fatal(err)
 	}
+	return server
+}
+
+// tables gives the rows and sums of the tables that the truth names, as a
+// server on the image has them.
+func tables(t *testing.T, made *image.Image, truth map[string]map[string]fixture.TableTruth) map[string]map[string]fixture.TableTruth {
+	t.Helper()
+	server := boot(t, made)
 	got := map[string]map[string]fixture.TableTruth{}
 	for database, names := range truth {
 		got[database] = map[string]fixture.TableTruth{}
 		for name := range names {
-			rows, err := server.Query(ctx, database, made.Meta.Role,
+			rows, err := server.Query(context.Background(), database, made.Meta.Role,
 				`select count(*), coalesce(md5(string_agg(t::text, E'\n' order by t::text collate "C")), '') from `+name+" t")
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)

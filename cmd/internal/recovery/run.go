@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/fukanchik/pg0"
@@ -16,6 +18,7 @@ import (
 	"github.com/fukanchik/pg0/cmd/internal/reach"
 	"github.com/fukanchik/pg0/cmd/internal/serve"
 	"github.com/fukanchik/pg0/cmd/internal/source"
+	"github.com/fukanchik/pg0/cmd/internal/wal"
 	"github.com/fukanchik/pg0/relmap"
 )
 
@@ -28,40 +31,37 @@ type run struct {
 	feed    *feeder
 }
 
-// recover makes the image in r.tmp and puts it into the cache.
+// recover makes the image in r.tmp and puts it into the cache. While the server
+// replays, all WAL on the way is read here as well: what is wrong with it is
+// known sooner, and said better.
 func (r *run) recover(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wrong error // with the WAL; valid once examined is closed
 	examined := make(chan struct{})
 	go func() {
 		defer close(examined)
-		if err := r.examine(ctx); err != nil {
-			cancel(err)
+		if wrong = reach.Examine(ctx, r.catalog, r.choice, nil); wrong != nil {
+			cancel()
 		}
 	}()
 	tree := serve.TreeRef{Source: r.meta.Source, Point: r.choice.Backup.ID}
-	err := r.run(ctx, tree, r.prepare, func(ctx context.Context) error {
-		<-examined // no WAL is replayed before all of it was looked through
-		if err := context.Cause(ctx); err != nil {
-			return err
+	err := r.run(ctx, tree, r.prepare, r.replay, func(context.Context) error {
+		<-examined
+		if wrong != nil {
+			return wrong
 		}
-		r.meta.Choice = *r.choice
-		return r.replay(ctx)
+		return r.recovered()
 	})
-	cancel(nil)
+	if err == nil {
+		return nil
+	}
+	cancel()
 	<-examined
+	if wrong != nil && !errors.Is(wrong, context.Canceled) {
+		return wrong
+	}
 	return err
-}
-
-// examine reads the WAL on the way while the mount is made.
-func (r *run) examine(ctx context.Context) error {
-	last := time.Now()
-	return reach.Examine(ctx, r.catalog, r.choice, func(at, _ pg0.LSN) {
-		if time.Since(last) >= progressInterval {
-			last = time.Now()
-			r.report(r.progressAt(StageExamine, at))
-		}
-	})
 }
 
 // prepare writes the configuration of a server that recovers.
@@ -126,12 +126,12 @@ func (r *run) startFeeder(ctx context.Context) (stop func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("socket for WAL: %w", err)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	r.feed = newFeeder(r)
-	if r.feed.confined, err = r.confine(ctx); err != nil {
-		cancel()
+	way, err := r.way(ctx)
+	if err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	r.feed = newFeeder(r, way)
 	go r.feed.listen(ctx, listener)
 	r.feed.begin(ctx, r.choice.Backup.Timeline, r.choice.Backup.StartLSN)
 	return func() {
@@ -139,6 +139,17 @@ func (r *run) startFeeder(ctx context.Context) (stop func(), err error) {
 		listener.Close()
 		r.feed.wait()
 	}, nil
+}
+
+// way is the way through the log that recovery takes.
+func (r *run) way(ctx context.Context) (*wal.Path, error) {
+	history, err := wal.LoadHistory(ctx, r.catalog, r.point.Tree, r.choice.Timeline)
+	if errors.Is(err, fs.ErrNotExist) {
+		history = wal.RootHistory(r.choice.Timeline) // of a stream backup without archive
+	} else if err != nil {
+		return nil, err
+	}
+	return wal.NewPath(ctx, r.catalog, r.point.Tree, history)
 }
 
 // replay runs the server until recovery has ended and it takes connections.
@@ -158,7 +169,7 @@ func (r *run) replay(ctx context.Context) error {
 	for {
 		select {
 		case err := <-ready:
-			return r.recovered(err)
+			return r.ended(err)
 		case <-tick.C:
 			if err := r.log.read(); err != nil {
 				return err
@@ -168,17 +179,19 @@ func (r *run) replay(ctx context.Context) error {
 	}
 }
 
-// recovered checks that recovery ended where it should.
-func (r *run) recovered(ready error) error {
+// ended tells why the server is ready, or is not.
+func (r *run) ended(ready error) error {
 	if err := r.feed.refusal(); err != nil {
 		return err
 	}
 	if ready != nil {
 		return ready
 	}
-	if err := r.log.read(); err != nil {
-		return err
-	}
+	return r.log.read()
+}
+
+// recovered checks that recovery ended where it should, and notes where.
+func (r *run) recovered() error {
 	f, stop := r.log.facts, r.choice.Stop
 	if f.stopped == "" {
 		return fmt.Errorf("PostgreSQL ended recovery at %s without reaching the target %s; see %s", f.redone, r.choice.Target, filepath.Join(r.State.Images(), failedLog))
@@ -186,11 +199,32 @@ func (r *run) recovered(ready error) error {
 	if stop.Record != 0 && !stop.Before && f.redone != stop.Record {
 		return fmt.Errorf("PostgreSQL replayed to the record at %s, not to that at %s: the WAL has changed meanwhile, try again", f.redone, stop.Record)
 	}
-	if err := r.removeStandIns(); err != nil {
-		return err
-	}
+	r.meta.Choice = *r.choice
 	r.meta.Recovered = image.Recovered{
 		LSN: stop.LSN, Time: stop.Time, XID: stop.XID, Timeline: f.timeline, Stopped: f.stopped, Consists: f.consistent,
+	}
+	for _, t := range r.choice.Tablespaces {
+		r.meta.Notes = append(r.meta.Notes, fmt.Sprintf("WAL at %s creates tablespace %d in %s: its files are below the mount, that directory was not touched", t.LSN, t.OID, t.Path))
+	}
+	return r.removeStandIn()
+}
+
+// removeStandIn removes the directory that replay makes for a tablespace where
+// wal.Confine leads it. The tablespace itself is elsewhere: the mount has seen
+// to that when the link to it was made.
+func (r *run) removeStandIn() error {
+	entries, err := os.ReadDir(r.mnt())
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		// TABLESPACE_VERSION_DIRECTORY of common/relpath.h
+		if !strings.HasPrefix(entry.Name(), fmt.Sprintf("PG_%d_", r.bin.Major)) {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(r.mnt(), entry.Name())); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -45,7 +45,7 @@ type TreeRef struct {
 // names: composing is deterministic.
 type Mix struct {
 	Plan   *mapping.Plan      `json:"plan"`
-	Base   string             `json:"base"`   // the point in Images
-	Images map[string]TreeRef `json:"images"` // by point
+	Base   TreeRef            `json:"base"`
+	Images map[string]TreeRef `json:"images"` // of the donors, by point
 	Limit  pg0.LSN            `json:"limit"`  // donors' pages are clamped to it
 }

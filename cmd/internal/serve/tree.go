@@ -91,18 +91,28 @@ func openSealed(below pg0.Tree, dir string, open *closers) (pg0.Tree, error) {
 }
 
 func openMix(ctx context.Context, mix *Mix, o Options, open *closers) (pg0.Tree, error) {
+	base, err := openImage(ctx, mix.Base, mix.Plan.Base, o, open)
+	if err != nil {
+		return nil, err
+	}
 	images := map[string]*mapping.Image{}
 	for name, ref := range mix.Images {
-		tree, closer, err := OpenTree(ctx, ref, o)
-		if err != nil {
-			return nil, fmt.Errorf("image of %s: %w", name, err)
+		if images[name], err = openImage(ctx, ref, mix.Plan.Origin(name), o, open); err != nil {
+			return nil, err
 		}
-		*open = append(*open, closer)
-		image := &mapping.Image{Name: name, Tree: tree, Info: mix.Plan.Origin(name)}
-		if image.Cluster, err = relmap.Open(tree); err != nil {
-			return nil, fmt.Errorf("image of %s: %w", name, err)
-		}
-		images[name] = image
 	}
-	return mapping.Compose(mix.Plan, images, images[mix.Base], mix.Limit)
+	return mapping.Compose(mix.Plan, images, base, mix.Limit)
+}
+
+func openImage(ctx context.Context, ref TreeRef, origin mapping.Origin, o Options, open *closers) (*mapping.Image, error) {
+	tree, closer, err := OpenTree(ctx, ref, o)
+	if err != nil {
+		return nil, fmt.Errorf("image of %s: %w", origin.Point, err)
+	}
+	*open = append(*open, closer)
+	cluster, err := relmap.Open(tree)
+	if err != nil {
+		return nil, fmt.Errorf("image of %s: %w", origin.Point, err)
+	}
+	return &mapping.Image{Name: origin.Point, Tree: tree, Info: origin, Cluster: cluster}, nil
 }

@@ -48,6 +48,8 @@ type Server struct {
 	Durable bool               `json:"durable,omitempty"`
 	// RollBack rolls prepared transactions back once it runs.
 	RollBack bool `json:"rollback,omitempty"`
+	// Rebuild names, by database, indexes to be rebuilt while they are not valid.
+	Rebuild map[string][]string `json:"rebuild,omitempty"`
 }
 
 // Launch mounts in the background and returns when the mount, and the server

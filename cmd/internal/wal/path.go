@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/fukanchik/pg0"
 )
@@ -26,6 +27,9 @@ type Path struct {
 	own     fs.FS           // a cluster directory; nil: none
 	numbers []uint64        // of the archive's segments of all timelines, sorted
 	size    int64
+
+	mu   sync.Mutex
+	gone map[string]bool // listed, but removed since
 }
 
 // NewPath follows history through the archive and the pg_wal of own, which may
@@ -35,7 +39,7 @@ func NewPath(ctx context.Context, archive pg0.WALArchive, own fs.FS, history His
 	if err != nil {
 		return nil, fmt.Errorf("list the WAL archive: %w", err)
 	}
-	p := &Path{History: history, archive: archive, names: make(map[string]bool, len(listed)), own: own, size: archive.SegmentSize()}
+	p := &Path{History: history, archive: archive, names: make(map[string]bool, len(listed)), own: own, size: archive.SegmentSize(), gone: map[string]bool{}}
 	for _, name := range listed {
 		p.names[name] = true
 		if s, ok := ParseSegment(strings.TrimSuffix(name, PartialSuffix), p.size); ok {
@@ -98,7 +102,7 @@ func (p *Path) locate(number uint64) (s Stretch, name string, err error) {
 		}
 		plain := Segment{s.Timeline, number}.Name(p.size)
 		for _, name := range []string{plain, plain + PartialSuffix} {
-			if p.names[name] {
+			if p.names[name] && !p.isGone(name) {
 				return s, name, nil
 			}
 		}
@@ -114,17 +118,37 @@ func (p *Path) locate(number uint64) (s Stretch, name string, err error) {
 	return Stretch{}, "", errNoSegment
 }
 
-// Segment opens the file for a segment.
+func (p *Path) isGone(name string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.gone[name]
+}
+
+// Segment opens the file for a segment. One that retention has removed since
+// the archive was listed is missing from then on.
 func (p *Path) Segment(ctx context.Context, number uint64) (*OpenSegment, error) {
-	s, name, err := p.locate(number)
-	if err != nil {
-		return nil, err
+	for {
+		s, name, err := p.locate(number)
+		if err != nil {
+			return nil, err
+		}
+		open, err := p.open(ctx, number, s, name)
+		if name == "" || !errors.Is(err, fs.ErrNotExist) {
+			return open, err
+		}
+		p.mu.Lock()
+		p.gone[name] = true
+		p.mu.Unlock()
 	}
+}
+
+func (p *Path) open(ctx context.Context, number uint64, s Stretch, name string) (*OpenSegment, error) {
 	open := &OpenSegment{Segment: Segment{s.Timeline, number}, Path: name}
 	open.Unfinished = name == "" || strings.HasSuffix(name, PartialSuffix)
 	if s.End != 0 && number == uint64(s.End)/uint64(p.size) {
 		open.Limit = s.End
 	}
+	var err error
 	if name == "" {
 		open.Path = "pg_wal/" + open.Name(p.size)
 		open.File, err = p.openOwn(open.Path)

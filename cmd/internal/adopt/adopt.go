@@ -1,0 +1,238 @@
+// Package adopt makes in a base what a mix shows and the base lacks: empty
+// twins with a donor's physical columns, comments that name each grafted
+// relation's origin, and the view pg0.provenance. All of it is DDL that a real
+// PostgreSQL runs on a copy-on-write mount of the base's image.
+package adopt
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/fukanchik/pg0/cmd/internal/image"
+	"github.com/fukanchik/pg0/cmd/internal/recovery"
+	"github.com/fukanchik/pg0/mapping"
+)
+
+// version changes whenever equal plans would be made with other DDL.
+const version = 1
+
+// Change is what the base needs for a plan: the twins, and what tells users of
+// the mix where its relations come from. Databases are all that take
+// connections, except templates.
+func Change(plan *mapping.Plan, twins []mapping.Adoption, databases []string) (recovery.Change, error) {
+	text, err := json.Marshal(struct {
+		Version int
+		Plan    *mapping.Plan
+		Twins   []mapping.Adoption
+	}{version, plan, twins})
+	if err != nil {
+		return recovery.Change{}, err
+	}
+	record, err := json.Marshal(twins)
+	if err != nil {
+		return recovery.Change{}, err
+	}
+	sum := sha256.Sum256(text)
+	title := "provenance"
+	if len(twins) > 0 {
+		title = fmt.Sprintf("%d adopted relations", len(twins))
+	}
+	return recovery.Change{
+		Digest: hex.EncodeToString(sum[:]),
+		Title:  title,
+		Record: record,
+		Do: func(ctx context.Context, connect recovery.Connect) error {
+			for _, database := range databases {
+				one := &work{plan: plan, database: database}
+				for _, twin := range twins {
+					if twin.Database == database {
+						one.twins = append(one.twins, twin)
+					}
+				}
+				if err := one.do(ctx, connect); err != nil {
+					return fmt.Errorf("database %q: %w", database, err)
+				}
+			}
+			return nil
+		},
+	}, nil
+}
+
+// Twins reads from an image that was derived by a Change which twins it has.
+func Twins(meta *image.Meta) ([]mapping.Adoption, error) {
+	var twins []mapping.Adoption
+	if err := json.Unmarshal(meta.Change, &twins); err != nil {
+		return nil, fmt.Errorf("image %s: record of its twins: %w", meta.Key, err)
+	}
+	return twins, nil
+}
+
+// work is the change of one database.
+type work struct {
+	plan     *mapping.Plan
+	database string
+	twins    []mapping.Adoption
+	facts
+}
+
+// facts are what the DDL depends on in the base.
+type facts struct {
+	owner   string // of the database
+	schemas []string
+}
+
+// do runs the DDL in one transaction.
+func (w *work) do(ctx context.Context, connect recovery.Connect) error {
+	conn, err := connect(ctx, w.database)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx) //nolint:errcheck // the transaction's end is what counts
+	if err := w.ask(ctx, conn); err != nil {
+		return err
+	}
+	var script strings.Builder
+	script.WriteString("begin; set local client_min_messages = error; set local check_function_bodies = off; set local lock_timeout = '10s'; set local default_table_access_method = heap;\n")
+	for _, statement := range w.statements() {
+		script.WriteString(statement)
+		script.WriteString(";\n")
+	}
+	script.WriteString("commit;\n")
+	_, err = conn.PgConn().Exec(ctx, script.String()).ReadAll()
+	return err
+}
+
+func (w *work) ask(ctx context.Context, conn *pgx.Conn) error {
+	return conn.QueryRow(ctx, `select pg_get_userbyid(datdba), (select array_agg(nspname::text order by nspname) from pg_namespace)
+from pg_database where datname = current_database()`).Scan(&w.owner, &w.schemas)
+}
+
+// statements gives the DDL: tables first, then what joins them, so that an
+// index of a partitioned table finds those of its partitions.
+func (w *work) statements() []string {
+	var list []string
+	list = append(list, w.createSchemas()...)
+	for i := range w.twins {
+		list = append(list, createRelation(&w.twins[i])...)
+	}
+	for i := range w.twins {
+		list = append(list, attach(&w.twins[i])...)
+	}
+	for i := range slices.Backward(w.twins) {
+		list = append(list, createIndexes(&w.twins[i])...)
+	}
+	for i := range w.twins {
+		list = append(list, w.own(&w.twins[i]))
+	}
+	if len(w.twins) > 0 {
+		list = append(list, w.grant())
+	}
+	list = append(list, w.comments()...)
+	list = append(list, w.invalidate()...)
+	return append(list, w.provenance()...)
+}
+
+// createSchemas makes the schemas that the twins need and the base lacks.
+func (w *work) createSchemas() []string {
+	var list []string
+	for _, twin := range w.twins {
+		if slices.Contains(w.schemas, twin.Schema) {
+			continue
+		}
+		w.schemas = append(w.schemas, twin.Schema)
+		list = append(list, fmt.Sprintf("create schema %s authorization %s", mapping.QuoteIdent(twin.Schema), mapping.QuoteIdent(w.owner)))
+	}
+	return list
+}
+
+func (w *work) own(twin *mapping.Adoption) string {
+	kind := "table"
+	if twin.Sequence != nil {
+		kind = "sequence"
+	}
+	return fmt.Sprintf("alter %s %s owner to %s", kind, name(twin), mapping.QuoteIdent(w.owner))
+}
+
+// grant lets everybody read a twin who may read the base's relation of the
+// name that the twin has at its own point.
+func (w *work) grant() string {
+	rows := make([]string, 0, len(w.twins))
+	for i := range w.twins {
+		twin := &w.twins[i]
+		own := strings.TrimPrefix(twin.From, mapping.QuoteIdent(twin.Database)+".")
+		rows = append(rows, fmt.Sprintf("(%s, %s, %s)", literal(name(twin)), literal(mapping.QuoteIdent(twin.Schema)), literal(own)))
+	}
+	return `do $grant$
+declare one record;
+begin
+	for one in
+		select twin, schema, case a.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end as reader
+		from (values ` + strings.Join(rows, ",\n\t\t\t") + `) v(twin, schema, own)
+		join pg_class c on c.oid = to_regclass(v.own), aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a
+		where a.privilege_type = 'SELECT'
+	loop
+		execute format('grant usage on schema %s to %s', one.schema, one.reader);
+		execute format('grant select on %s to %s', one.twin, one.reader);
+	end loop;
+end
+$grant$`
+}
+
+// comments name the origin of every grafted relation.
+func (w *work) comments() []string {
+	var list []string
+	for i := range w.plan.Grafts {
+		g := &w.plan.Grafts[i]
+		if g.Database != w.database {
+			continue
+		}
+		kind := "table"
+		switch g.Kind {
+		case "sequence":
+			kind = "sequence"
+		case "materialized view":
+			// Its twin is a table; only the base's own is one.
+			if g.Mode == mapping.ModeReplace {
+				kind = "materialized view"
+			}
+		}
+		list = append(list, fmt.Sprintf("comment on %s %s is %s", kind, qualified(g.Schema, g.Name), literal(w.plan.Comment(g))))
+	}
+	return list
+}
+
+// invalidate keeps PostgreSQL from using indexes that have no file in the mix
+// until REINDEX has made one.
+func (w *work) invalidate() []string {
+	names := w.plan.RebuildList()[w.database]
+	if len(names) == 0 {
+		return nil
+	}
+	return []string{"update pg_index set indisvalid = false, indisready = false where indexrelid = any (" +
+		literal(textArray(names)) + "::regclass[])"}
+}
+
+func qualified(schema, name string) string {
+	return mapping.QuoteIdent(schema) + "." + mapping.QuoteIdent(name)
+}
+
+func name(twin *mapping.Adoption) string { return qualified(twin.Schema, twin.Name) }
+
+// literal writes a string constant, for standard_conforming_strings on.
+func literal(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
+
+// textArray writes the text form of an array.
+func textArray(values []string) string {
+	quoted := make([]string, len(values))
+	for i, v := range values {
+		quoted[i] = `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(v) + `"`
+	}
+	return "{" + strings.Join(quoted, ",") + "}"
+}

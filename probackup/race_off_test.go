@@ -1,0 +1,5 @@
+//go:build !race
+
+package probackup
+
+const raceEnabled = false
