@@ -3,9 +3,12 @@ package recovery
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/fukanchik/pg0/cmd/internal/image"
 	"github.com/fukanchik/pg0/cmd/internal/pgserver"
@@ -32,7 +35,7 @@ func (c *census) take(ctx context.Context, databases []*relmap.Database) error {
 			continue
 		}
 		if err := c.askDatabase(ctx, database.Name, asked); err != nil {
-			if ctx.Err() != nil {
+			if ctx.Err() != nil || isDamage(err) {
 				return err
 			}
 			c.meta.Notes = append(c.meta.Notes, fmt.Sprintf("database %q could not be asked for its definitions: %v", database.Name, err))
@@ -47,6 +50,13 @@ func (c *census) take(ctx context.Context, databases []*relmap.Database) error {
 		return fmt.Errorf("no database of the recovered cluster can be asked: %s", c.meta.Notes)
 	}
 	return nil
+}
+
+// isDamage tells errors of the files from errors of what was asked: io_error,
+// data_corrupted and index_corrupted.
+func isDamage(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && slices.Contains([]string{"58030", "XX001", "XX002"}, pgErr.Code)
 }
 
 func isDefaultDatabase(name string) bool { return name == "postgres" || name == "template1" }

@@ -423,6 +423,31 @@ func TestInterruptedMaker(t *testing.T) {
 	checkLeftovers(t, s)
 }
 
+// TestDamage: a page of pg_class is damaged in the backup.
+func TestDamage(t *testing.T) {
+	s := openShop(t)
+	s.ref.Path = fixture.Copy(t, fixture.ShopCatalog)
+	const file = "base/16385/1259"
+	name := filepath.Join(s.ref.Path, "backups/shop/TEI900/database", file)
+	data, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 100; i < len(data); i += 500 {
+		data[i] ^= 0xff
+	}
+	if err := os.WriteFile(name, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s.catalog, err = s.ref.Open(testLogger(t)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.tryMake("TEI900")
+	if exit.Code(err) != exit.Corrupt || !strings.Contains(err.Error(), file) {
+		t.Errorf("exit code %d: %v", exit.Code(err), err)
+	}
+}
+
 // TestDerive changes an image and changes the result once more.
 func TestDerive(t *testing.T) {
 	s := openShop(t)
