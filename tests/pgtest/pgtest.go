@@ -300,3 +300,22 @@ func Query(t testing.TB, conn *pgx.Conn, sql string) [][]string {
 	}
 	return rows
 }
+
+// Own gives a directory that the test filled to the server's user, with the
+// permissions that the server wants.
+func (c *Cluster) Own(dir string) {
+	c.T.Helper()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		c.T.Fatal(err)
+	}
+	cred := serverUser()
+	if cred == nil {
+		return
+	}
+	err := filepath.WalkDir(dir, func(name string, _ os.DirEntry, err error) error {
+		return errors.Join(err, os.Lchown(name, int(cred.Uid), int(cred.Gid)))
+	})
+	if err != nil {
+		c.T.Fatal(err)
+	}
+}
