@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/fukanchik/pg0/cmd/internal/exit"
 	"github.com/fukanchik/pg0/cmd/internal/image"
@@ -189,7 +190,7 @@ func tables(t *testing.T, made *image.Image, truth map[string]map[string]fixture
 		got[database] = map[string]fixture.TableTruth{}
 		for name := range names {
 			rows, err := server.Query(context.Background(), database, made.Meta.Role,
-				`select count(*), coalesce(md5(string_agg(t::text, E'\n' order by t::text collate "C")), '') from `+name+" t")
+				`select count(*), coalesce(md5(string_agg(t::text, E'\n' order by t::text collate "C")), '') from `+quoted(name)+" t")
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
@@ -203,6 +204,9 @@ func tables(t *testing.T, made *image.Image, truth map[string]map[string]fixture
 	}
 	return got
 }
+
+// quoted makes an identifier of the truth's "schema.table".
+func quoted(name string) string { return pgx.Identifier(strings.SplitN(name, ".", 2)).Sanitize() }
 
 func shortDir(t *testing.T) string {
 	t.Helper()
