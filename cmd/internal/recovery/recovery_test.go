@@ -154,7 +154,7 @@ func boot(t *testing.T, made *image.Image) *pgserver.Server {
 			t.Error(err)
 		}
 	})
-	bin, err := pgserver.Find(15, "")
+	bin, err := pgserver.Find(made.Meta.Choice.Backup.Version, "")
 	if err != nil {
 		t.Fatal(err)
 	}
