@@ -18,8 +18,7 @@ import (
 	"github.com/fukanchik/pg0/tests/program"
 )
 
-// pairsPerWorld keeps the time of a run in bounds: the small fixtures mix every
-// ordered pair of backups, the last pairs also run on the targets.
+// backups are the points of a world that are a backup's own end.
 func backups(w world, t *testing.T) []fixture.TruthPoint {
 	var points []fixture.TruthPoint
 	for _, p := range fixture.TruthOf(t, w.truth).Points {
@@ -63,7 +62,7 @@ func checkPair(t *testing.T, w world, base, donor fixture.TruthPoint) {
 	spec := filepath.Join(t.TempDir(), "tables.toml")
 	replaced := mappable(t, pg0, w, spec, base, donor)
 	mountpoint := pg0.Mountpoint()
-	pg0.Must("frankenstein", "--start", "--map", spec, mountpoint)
+	pg0.Must("frankenstein", "--start", "--rollback-prepared", "--map", spec, mountpoint)
 
 	want := map[string]fixture.TableTruth{}
 	for name, sum := range base.Tables["shop"] {
@@ -120,6 +119,8 @@ func mappable(t *testing.T, pg0 *program.Program, w world, spec string, base, do
 		}
 		common = kept
 	}
+	common = slices.DeleteFunc(common, func(name string) bool { return drifts(t, pg0, spec, name) })
+	writePairSpec(t, w, spec, backupID(base), backupID(donor), common)
 	if len(common) < 5 {
 		t.Errorf("only %d tables of %s fit %s", len(common), donor.Label, base.Label)
 	}
@@ -186,13 +187,13 @@ func changeTables(t *testing.T, conn *pgx.Conn, tables []string) map[string]fixt
 			continue
 		}
 		// A random part of the rows is written anew, another removed and put back.
-		sql := fmt.Sprintf(`begin;
+		sql := fmt.Sprintf(`set session_replication_role = replica; -- foreign keys are not the matter here
+begin;
 create temp table gone on commit drop as select * from %[1]s where ctid in (select ctid from %[1]s limit 50);
 delete from %[1]s where ctid in (select ctid from %[1]s limit 50);
 commit;`, ident)
 		if _, err := conn.Exec(ctx, sql); err != nil {
-			t.Errorf("%s: %v", name, err)
-			continue
+			t.Fatalf("%s: %v", name, err)
 		}
 		sum, err := program.TableSum(conn, schema, table)
 		if err != nil {
@@ -216,18 +217,33 @@ func amcheck(t *testing.T, pg0 *program.Program, mountpoint string) {
 // crash kills the server and starts it again on the same mount.
 func crash(t *testing.T, pg0 *program.Program, mountpoint string) {
 	t.Helper()
-	if err := syscall.Kill(pg0.Status(mountpoint).Server.PID, syscall.SIGQUIT); err != nil {
+	pid := pg0.Status(mountpoint).Server.PID
+	if err := syscall.Kill(pid, syscall.SIGQUIT); err != nil {
 		t.Fatal(err)
+	}
+	for pg0.Status(mountpoint).Server.PID == pid {
+		// The server ends its sessions first.
 	}
 	pg0.Must("start", mountpoint)
 }
 
-// planOf reads the plan of a mapping file without mounting it.
-func planOf(t *testing.T, pg0 *program.Program, spec string) map[string]any {
+// drifts says whether the base's relation has other columns than the donor's:
+// its rows then show more than those of the truth.
+func drifts(t *testing.T, pg0 *program.Program, spec, name string) bool {
 	t.Helper()
-	var plan map[string]any
+	var plan struct {
+		Grafts []struct {
+			Relation string
+			Drift    []string
+		}
+	}
 	if err := json.Unmarshal([]byte(pg0.Must("frankenstein", "--dry-run", "--json", "--map", spec, "/nonexistent")), &plan); err != nil {
 		t.Fatal(err)
 	}
-	return plan
+	for _, g := range plan.Grafts {
+		if g.Relation == "shop."+quoted(name) {
+			return slices.ContainsFunc(g.Drift, func(d string) bool { return strings.Contains(d, "column") })
+		}
+	}
+	return false
 }
