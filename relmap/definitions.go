@@ -20,7 +20,7 @@ type DatabaseDefinitions struct {
 
 // IndexDefinition is the text of one index.
 type IndexDefinition struct {
-	Name       string `json:"name"`
+	Name       string `json:"name"`                 // for people
 	Def        string `json:"def"`                  // pg_get_indexdef: CREATE INDEX ...
 	Constraint string `json:"constraint,omitempty"` // pg_get_constraintdef: PRIMARY KEY (id)
 	Conname    string `json:"conname,omitempty"`

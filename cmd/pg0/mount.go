@@ -112,7 +112,7 @@ func (c *mountCmd) run(ctx context.Context, mountpoint string) error {
 	if mountpoint, err = supervise.Resolve(mountpoint); err != nil {
 		return err
 	}
-	if err := supervise.CheckMountpoint(dir, mountpoint, []string{ref.Path, c.layer}); err != nil {
+	if err := supervise.CheckPlaces(dir, mountpoint, c.layer, []string{ref.Path}); err != nil {
 		return err
 	}
 	job := c.job(dir, mountpoint)

@@ -23,11 +23,7 @@ type way struct {
 // wayFrom finds the WAL for a backup: the archive's, and the backup's own
 // where the archive has not all that its consistent end needs.
 func (w *world) wayFrom(ctx context.Context, info pg0.PointInfo, h wal.History) (*way, error) {
-	y := &way{world: w, info: info, history: h}
-	var err error
-	if y.path, err = wal.NewPath(ctx, w, nil, h); err != nil {
-		return nil, err
-	}
+	y := &way{world: w, info: info, history: h, path: w.index.Path(w, nil, h)}
 	if last, _ := y.path.Run(y.first()); last >= y.lastOfBackup() || !info.Stream {
 		return y, nil
 	}
@@ -35,8 +31,8 @@ func (w *world) wayFrom(ctx context.Context, info pg0.PointInfo, h wal.History) 
 	if err != nil {
 		return nil, err
 	}
-	y.path, err = wal.NewPath(ctx, w, own, h)
-	return y, err
+	y.path = w.index.Path(w, own, h)
+	return y, nil
 }
 
 func (y *way) size() pg0.LSN { return pg0.LSN(y.path.SegmentSize()) }
@@ -132,7 +128,13 @@ const tailSegments = 16
 // as many segments are read as it takes to find a record and a time.
 func (y *way) tail(ctx context.Context) (tail, error) {
 	last, _ := y.path.Run(y.first())
-	name := y.path.Expected(last) + y.info.ID
+	if last < y.first() {
+		return tail{end: y.info.StartLSN}, nil
+	}
+	name := y.path.Expected(last)
+	if last-y.first() < tailSegments {
+		name += " from " + y.info.ID // whose beginning bounds the search
+	}
 	if t, ok := y.world.ends[name]; ok {
 		return t, nil
 	}

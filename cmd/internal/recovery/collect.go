@@ -3,9 +3,12 @@ package recovery
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/fukanchik/pg0/cmd/internal/image"
 	"github.com/fukanchik/pg0/cmd/internal/pgserver"
@@ -32,7 +35,7 @@ func (c *census) take(ctx context.Context, databases []*relmap.Database) error {
 			continue
 		}
 		if err := c.askDatabase(ctx, database.Name, asked); err != nil {
-			if ctx.Err() != nil {
+			if ctx.Err() != nil || isDamage(err) {
 				return err
 			}
 			c.meta.Notes = append(c.meta.Notes, fmt.Sprintf("database %q could not be asked for its definitions: %v", database.Name, err))
@@ -47,6 +50,13 @@ func (c *census) take(ctx context.Context, databases []*relmap.Database) error {
 		return fmt.Errorf("no database of the recovered cluster can be asked: %s", c.meta.Notes)
 	}
 	return nil
+}
+
+// isDamage tells errors of the files from errors of what was asked: io_error,
+// data_corrupted and index_corrupted.
+func isDamage(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && slices.Contains([]string{"58030", "XX001", "XX002"}, pgErr.Code)
 }
 
 func isDefaultDatabase(name string) bool { return name == "postgres" || name == "template1" }
@@ -182,8 +192,8 @@ from (
 	where setting ~* '^(session_preload_libraries|local_preload_libraries|dynamic_library_path|extension_control_path|jit_provider)='
 ) o`
 
-// collationsSQL asks for collations whose library has changed since indexes
-// were built, and before that was recorded for databases (15), for no more.
+// collationsSQL asks for the collations in use whose library has changed since
+// indexes were built. Databases record that from 15 on.
 func collationsSQL(major int) string {
 	database := ""
 	if major >= 15 {
@@ -196,6 +206,8 @@ select coalesce(json_agg(json_build_object('database', current_database(), 'name
 from (
 	select quote_ident(n.nspname) || '.' || quote_ident(c.collname) as name, c.collprovider::text as provider, c.collversion as recorded, actual
 	from pg_collation c join pg_namespace n on n.oid = c.collnamespace
-	cross join lateral (select case when c.collversion is not null then pg_collation_actual_version(c.oid) end as actual) a` + database + `
+	cross join lateral (select case when c.collversion is not null then pg_collation_actual_version(c.oid) end as actual) a
+	where c.oid in (select attcollation from pg_attribute where attrelid >= 16384
+		union select unnest(indcollation::oid[]) from pg_index where indexrelid >= 16384)` + database + `
 ) v where recorded is distinct from actual and recorded is not null`
 }

@@ -4,6 +4,7 @@
 package recovery
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -58,8 +59,7 @@ func Key(catalog source.Catalog, ref source.Ref, choice *reach.Choice) string {
 func (m *Maker) Make(ctx context.Context, ref source.Ref, catalog source.Catalog, choice *reach.Choice) (*image.Image, error) {
 	key := Key(catalog, ref, choice)
 	examined := *choice // completed while the image is made
-	choice = &examined
-	err := m.ensure(ctx, key, choice.Backup.ID, func(tmp string) error {
+	return m.get(ctx, key, ref, choice.Backup.ID, func(tmp string) error {
 		point, err := catalog.Open(ctx, choice.Backup.ID)
 		if err != nil {
 			return err
@@ -69,14 +69,27 @@ func (m *Maker) Make(ctx context.Context, ref source.Ref, catalog source.Catalog
 				Maker: m, tmp: tmp, started: time.Now(),
 				meta: image.Meta{Key: key, Source: ref, Choice: *choice},
 			},
-			choice: choice, point: point, catalog: catalog,
+			choice: &examined, point: point, catalog: catalog,
 		}
 		return errors.Join(run.recover(ctx), point.Close())
 	})
-	if err != nil {
-		return nil, err
+}
+
+// attempts bounds how often an image is made because another command removes it
+// before it is opened.
+const attempts = 3
+
+// get opens the image of a key, and makes it before if there is none.
+func (m *Maker) get(ctx context.Context, key string, ref source.Ref, name string, make func(tmp string) error) (*image.Image, error) {
+	for n := 1; ; n++ {
+		if err := m.ensure(ctx, key, name, make); err != nil {
+			return nil, err
+		}
+		made, err := m.cache().Open(ctx, key, ref, m.Logger)
+		if err == nil || n == attempts || m.cache().Has(key) {
+			return made, err
+		}
 	}
-	return m.cache().Open(ctx, key, ref, m.Logger)
 }
 
 // ensure calls make under the lock of the key if the cache lacks the image.
@@ -84,6 +97,9 @@ func (m *Maker) ensure(ctx context.Context, key, name string, make func(tmp stri
 	cache := m.cache()
 	if cache.Has(key) {
 		return nil
+	}
+	if os.Geteuid() == 0 {
+		return exit.Error(exit.Refused, fmt.Errorf("backup %s must be recovered first, and PostgreSQL refuses to run as root: use an ordinary user, such as postgres", name))
 	}
 	lock, err := cache.Lock(ctx, key, func() { m.report(Progress{Stage: StageWait, Backup: name}) })
 	if err != nil {
@@ -101,25 +117,23 @@ func (m *Maker) ensure(ctx context.Context, key, name string, make func(tmp stri
 		return err
 	}
 	if err := make(tmp); err != nil {
-		err = fmt.Errorf("recover backup %s: %w", name, err)
-		if ctx.Err() != nil {
-			return errors.Join(exit.Error(exit.Interrupted, err), os.RemoveAll(tmp))
-		}
-		return m.keepLog(tmp, err)
+		return errors.Join(m.explain(ctx, key, fmt.Errorf("recover backup %s: %w", name, err)), os.RemoveAll(tmp))
 	}
-	return nil
+	return os.RemoveAll(m.logFile(key))
 }
 
-// failedLog is where the server's log of a recovery that failed is kept.
-const failedLog = "failed.log"
+// logFile is the log of the server that makes an image. It stays if that fails.
+func (m *Maker) logFile(key string) string { return filepath.Join(m.State.Images(), key+".log") }
 
-// keepLog removes what a failed recovery leaves, but for the server's log.
-func (m *Maker) keepLog(tmp string, err error) error {
-	kept := filepath.Join(m.State.Images(), failedLog)
-	if moved := os.Rename(filepath.Join(tmp, logFile), kept); moved != nil && !errors.Is(moved, fs.ErrNotExist) {
-		err = errors.Join(err, moved)
+// explain gives the exit code to the error of a recovery that failed.
+func (m *Maker) explain(ctx context.Context, key string, err error) error {
+	if ctx.Err() != nil {
+		return errors.Join(exit.Error(exit.Interrupted, err), os.RemoveAll(m.logFile(key)))
 	}
-	return errors.Join(err, os.RemoveAll(tmp))
+	if said, readErr := os.ReadFile(m.logFile(key)); readErr == nil && bytes.Contains(said, []byte("Input/output error")) {
+		return exit.Error(exit.Corrupt, err) // the mount gives no other reason for it
+	}
+	return err
 }
 
 // residue is what a maker that is killed leaves outside of its directory. It is
@@ -134,7 +148,6 @@ const (
 	residueFile = "residue.json"
 	mountDir    = "mnt"
 	walDir      = "wal"
-	logFile     = "postgres.log"
 	recipeFile  = "wal-fetch.json"
 )
 
