@@ -1,7 +1,6 @@
 package pbwriter
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -25,7 +24,7 @@ import (
 func (c *Catalog) Hot(server *pgtest.Cluster, b Backup, during func()) *Written {
 	c.t.Helper()
 	conn := server.Connect("postgres")
-	defer conn.Close(context.Background())
+	defer server.Close(conn)
 	ask := func(sql string) []string { return pgtest.Query(c.t, conn, sql)[0] }
 	facts := ask("select pg_backup_start('pbwriter', true), pg_snapshot_xmax(pg_current_snapshot()), (select timeline_id from pg_control_checkpoint()), current_setting('server_version_num')::int / 10000, current_setting('data_checksums')")
 	b.StartLSN = c.lsn(facts[0])
