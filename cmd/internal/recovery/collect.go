@@ -192,8 +192,8 @@ from (
 	where setting ~* '^(session_preload_libraries|local_preload_libraries|dynamic_library_path|extension_control_path|jit_provider)='
 ) o`
 
-// collationsSQL asks for collations whose library has changed since indexes
-// were built, and before that was recorded for databases (15), for no more.
+// collationsSQL asks for the collations in use whose library has changed since
+// indexes were built. Databases record that from 15 on.
 func collationsSQL(major int) string {
 	database := ""
 	if major >= 15 {
@@ -206,6 +206,8 @@ select coalesce(json_agg(json_build_object('database', current_database(), 'name
 from (
 	select quote_ident(n.nspname) || '.' || quote_ident(c.collname) as name, c.collprovider::text as provider, c.collversion as recorded, actual
 	from pg_collation c join pg_namespace n on n.oid = c.collnamespace
-	cross join lateral (select case when c.collversion is not null then pg_collation_actual_version(c.oid) end as actual) a` + database + `
+	cross join lateral (select case when c.collversion is not null then pg_collation_actual_version(c.oid) end as actual) a
+	where c.oid in (select attcollation from pg_attribute where attrelid >= 16384
+		union select unnest(indcollation::oid[]) from pg_index where indexrelid >= 16384)` + database + `
 ) v where recorded is distinct from actual and recorded is not null`
 }
