@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"golang.org/x/sync/errgroup"
 
@@ -141,7 +140,7 @@ func (c *mountCmd) prepareImage(ctx context.Context, job *supervise.Job) (*image
 	if err != nil {
 		return nil, err
 	}
-	m := moment{name: pointName(choice), source: ref.String(), ref: ref, catalog: catalog, choice: choice}
+	m := moment{name: c.point.name(choice), source: ref.String(), ref: ref, catalog: catalog, choice: choice}
 	images, err := c.ready(ctx, job.State, c.bindir, []moment{m})
 	if err != nil {
 		return nil, err
@@ -162,7 +161,13 @@ func (c *mountCmd) prepareImage(ctx context.Context, job *supervise.Job) (*image
 	return made, nil
 }
 
-// pointName is how a point of the command line is called.
-func pointName(choice *reach.Choice) string {
-	return strings.TrimSpace(choice.Target.String())
+// name is how the point is called: as in the mapping file, or by its target.
+func (f *pointFlags) name(choice *reach.Choice) string {
+	if f.isMapped() {
+		return f.mapPoint
+	}
+	return pointName(choice)
 }
+
+// pointName is how a point of the command line is called.
+func pointName(choice *reach.Choice) string { return choice.Target.String() }
