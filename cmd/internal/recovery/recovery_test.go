@@ -446,6 +446,14 @@ func TestInterruptedMaker(t *testing.T) {
 	checkLeftovers(t, s)
 }
 
+func TestStateAmongBackups(t *testing.T) {
+	s := openShop(t)
+	s.maker.State = state.Dir(filepath.Join(s.ref.Path, "backups"))
+	if _, err := s.tryMake("TEI900"); exit.Code(err) != exit.Refused {
+		t.Errorf("images among the backups: %v", err)
+	}
+}
+
 // TestDamage: a page of pg_class is damaged in the backup.
 func TestDamage(t *testing.T) {
 	s := openShop(t)
