@@ -82,6 +82,10 @@ func (m *Maker) Make(ctx context.Context, ref source.Ref, catalog source.Catalog
 // apart refuses to keep images among backups: nothing is created there.
 func (m *Maker) apart(ref source.Ref) error {
 	dir, err := filepath.EvalSymlinks(string(m.State))
+	for parent := string(m.State); errors.Is(err, fs.ErrNotExist) && parent != "/"; {
+		parent = filepath.Dir(parent)
+		dir, err = filepath.EvalSymlinks(parent)
+	}
 	if err != nil {
 		return err
 	}

@@ -448,9 +448,11 @@ func TestInterruptedMaker(t *testing.T) {
 
 func TestStateAmongBackups(t *testing.T) {
 	s := openShop(t)
-	s.maker.State = state.Dir(filepath.Join(s.ref.Path, "backups"))
-	if _, err := s.tryMake("TEI900"); exit.Code(err) != exit.Refused {
-		t.Errorf("images among the backups: %v", err)
+	for _, name := range []string{"backups", "new/state"} {
+		s.maker.State = state.Dir(filepath.Join(s.ref.Path, name))
+		if _, err := s.tryMake("TEI900"); exit.Code(err) != exit.Refused {
+			t.Errorf("images among the backups: %v", err)
+		}
 	}
 }
 
