@@ -64,11 +64,16 @@ func closeImages(images []*image.Image) error {
 	return errors.Join(errs...)
 }
 
-// origin says where the image of a moment comes from.
+// origin says where the image of a moment comes from. Where replay met no commit,
+// the time is the one up to which the backup itself has them.
 func (m *moment) origin(made *image.Image) mapping.Origin {
+	to := made.Meta.Recovered.Time
+	if to.IsZero() {
+		to = m.choice.Backup.RecoveryTime
+	}
 	return mapping.Origin{
 		Point: m.name, Source: m.source, Backup: m.choice.Backup.ID, Target: m.choice.Target.String(),
-		Time: made.Meta.Recovered.Time, LSN: made.Meta.Recovered.LSN, XID: uint64(made.Meta.Recovered.XID),
+		Time: to, LSN: made.Meta.Recovered.LSN, XID: uint64(made.Meta.Recovered.XID),
 		Key: made.Meta.Key,
 	}
 }
