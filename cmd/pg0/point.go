@@ -176,6 +176,11 @@ func (f *pointFlags) openPoint(ctx context.Context, g *global) (source.Ref, sour
 	if err != nil {
 		return ref, nil, nil, err
 	}
-	choice, err := reach.Choose(ctx, catalog, target)
+	choice, err := reach.Choose(ctx, catalog, target, g.memory())
 	return ref, catalog, choice, err
+}
+
+// memory keeps what searches in the WAL have found beside the images.
+func (g *global) memory() reach.Option {
+	return reach.RememberIn(reach.Memory(filepath.Join(g.stateDir, "targets")))
 }

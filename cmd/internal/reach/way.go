@@ -76,6 +76,14 @@ func (y *way) reachable(t tail) Range {
 	return r
 }
 
+// extent says what is reachable up to a tail.
+func (y *way) extent(at tail) string {
+	if at.end < y.info.StopLSN {
+		return fmt.Sprintf("backup %s cannot become consistent, for which it needs WAL to %s", y.info.ID, y.info.StopLSN)
+	}
+	return "reachable: " + y.reachable(at).String()
+}
+
 // starts checks by the names of segments that the backup's own consistent end
 // is within reach.
 func (y *way) starts(ctx context.Context) error {
@@ -189,14 +197,14 @@ func (y *way) broken(end *wal.End, at tail) error {
 			number = seg.Number
 		}
 		if _, next := y.path.Run(number); next != 0 {
-			return refuse("WAL %s is missing (and the archive goes on with %s); reachable: %s; to stop there: --recovery-target-lsn=%s",
-				end.Missing, y.path.Expected(next), y.reachable(at), at.record)
+			return refuse("WAL %s is missing (and the archive goes on with %s); %s; to stop there: --recovery-target-lsn=%s",
+				end.Missing, y.path.Expected(next), y.extent(at), at.record)
 		}
 		return nil
 	}
 	if end.Damaged || y.path.Has(number+1) {
-		return exit.Error(exit.Corrupt, fmt.Errorf("WAL segment %s is damaged at %s: %s; reachable: %s: %w",
-			strings.TrimPrefix(end.Path, "pg_wal/"), end.LSN, end.Reason, y.reachable(at), pg0.ErrCorrupt))
+		return exit.Error(exit.Corrupt, fmt.Errorf("WAL segment %s is damaged at %s: %s; %s: %w",
+			strings.TrimPrefix(end.Path, "pg_wal/"), end.LSN, end.Reason, y.extent(at), pg0.ErrCorrupt))
 	}
 	return nil
 }

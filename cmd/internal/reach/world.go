@@ -27,6 +27,7 @@ type world struct {
 	infos  []pg0.PointInfo // newest first
 	names  []string        // of the archive
 	index  *wal.Index
+	memory Memory
 	points map[string]*pg0.Point
 	ends   map[string]tail // of runs of segments, by the name of their last one
 
