@@ -91,12 +91,6 @@ func (f *pointFlags) point() (source.Ref, reach.Target, error) {
 
 func (f *pointFlags) isMapped() bool { return f.mapFile != "" || f.mapPoint != "" }
 
-// ref is the catalog that the flags name, also by a mapping file.
-func (f *pointFlags) ref() (source.Ref, error) {
-	ref, _, err := f.point()
-	return ref, err
-}
-
 // mapped is the point of a mapping file.
 func (f *pointFlags) mapped() (source.Ref, reach.Target, error) {
 	if f.mapFile == "" || f.mapPoint == "" {

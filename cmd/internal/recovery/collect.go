@@ -125,22 +125,22 @@ func (q question) ask(ctx context.Context, conn *pgx.Conn, into *answers) error 
 	return nil
 }
 
-// definitionsQuestion leaves out the system's own relations, and those that a
-// prepared transaction has locked: printing them would wait for ever.
+// definitionsQuestion asks what relmap.DefinitionsSQL asks, but not for relations
+// that a prepared transaction has locked: printing them would wait for ever.
 var definitionsQuestion = question{"definitions", `
 with locked as materialized (
 	select relation from pg_locks
 	where mode = 'AccessExclusiveLock' and locktype = 'relation' and granted and pid is distinct from pg_backend_pid()
 	  and database in (0, (select oid from pg_database where datname = current_database()))
 ), rel as materialized (
-	select c.oid, c.relkind, c.relispartition, c.relpartbound, quote_ident(n.nspname) || '.' || quote_ident(c.relname) as name
+	select c.oid, c.relname, c.relkind, c.relispartition, c.relpartbound
 	from pg_class c join pg_namespace n on n.oid = c.relnamespace
 	where c.oid >= 16384 and n.nspname not in ('pg_toast', 'information_schema') and n.nspname !~ '^pg_temp_|^pg_toast_temp_'
 	  and c.oid not in (select relation from locked where relation is not null)
 )
 select json_build_object(
 	'indexes', (select json_object_agg(i.indexrelid, json_strip_nulls(json_build_object(
-			'name', rel.name, 'def', pg_get_indexdef(i.indexrelid),
+			'name', rel.relname, 'def', pg_get_indexdef(i.indexrelid),
 			'constraint', pg_get_constraintdef(con.oid), 'conname', con.conname)))
 		from pg_index i join rel on rel.oid = i.indexrelid
 		left join pg_constraint con on con.conindid = i.indexrelid and con.contype in ('p', 'u', 'x')
@@ -149,11 +149,10 @@ select json_build_object(
 	'partition_keys', (select json_object_agg(oid, pg_get_partkeydef(oid)) from rel where relkind = 'p'),
 	'columns', (select json_object_agg(a.attrelid || '.' || a.attnum, format_type(a.atttypid, a.atttypmod))
 		from pg_attribute a join rel on rel.oid = a.attrelid
-		where a.attnum > 0 and not a.attisdropped and rel.relkind in ('r', 'p', 'm', 'v', 'f', 'c')),
+		where a.attnum > 0 and not a.attisdropped and rel.relkind in ('r', 'p', 'm', 'f', 'c')),
 	'missing', (select json_object_agg(a.attrelid || '.' || a.attnum,
-			case t.typdelim when ',' then (a.attmissingval::text::text[])[1]
-			else substr(a.attmissingval::text, 2, length(a.attmissingval::text) - 2) end)
-		from pg_attribute a join rel on rel.oid = a.attrelid left join pg_type t on t.oid = a.atttypid
+			array_to_string(a.attmissingval, ''))
+		from pg_attribute a join rel on rel.oid = a.attrelid
 		where a.attnum > 0 and not a.attisdropped and a.atthasmissing)
 )::text`}
 

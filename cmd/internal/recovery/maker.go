@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -57,6 +58,9 @@ func Key(catalog source.Catalog, ref source.Ref, choice *reach.Choice) string {
 // Make gives the image of a choice, made now if the cache has none. If another
 // command is making it, Make waits for that one. The image is to be closed.
 func (m *Maker) Make(ctx context.Context, ref source.Ref, catalog source.Catalog, choice *reach.Choice) (*image.Image, error) {
+	if err := m.apart(ref); err != nil {
+		return nil, err
+	}
 	key := Key(catalog, ref, choice)
 	examined := *choice // completed while the image is made
 	return m.get(ctx, key, ref, choice.Backup.ID, func(tmp string) error {
@@ -73,6 +77,26 @@ func (m *Maker) Make(ctx context.Context, ref source.Ref, catalog source.Catalog
 		}
 		return errors.Join(run.recover(ctx), point.Close())
 	})
+}
+
+// apart refuses to keep images among backups: nothing is created there.
+func (m *Maker) apart(ref source.Ref) error {
+	dir, err := filepath.EvalSymlinks(string(m.State))
+	for parent := string(m.State); errors.Is(err, fs.ErrNotExist) && parent != "/"; {
+		parent = filepath.Dir(parent)
+		dir, err = filepath.EvalSymlinks(parent)
+	}
+	if err != nil {
+		return err
+	}
+	catalog, err := filepath.EvalSymlinks(ref.Path)
+	if err != nil {
+		return err
+	}
+	if rel, err := filepath.Rel(catalog, dir); err == nil && filepath.IsLocal(rel) {
+		return exit.Error(exit.Refused, fmt.Errorf("state directory %s lies inside the backups of %s: give another with --state-dir", m.State, ref.Path))
+	}
+	return nil
 }
 
 // attempts bounds how often an image is made because another command removes it
@@ -205,7 +229,23 @@ func (m *Maker) Clear(ctx context.Context) (cleared []string, err error) {
 		}
 		cleared = append(cleared, entry.Key)
 	}
-	return cleared, nil
+	return cleared, m.clearLogs()
+}
+
+// clearLogs removes the logs of servers that failed and are not being tried
+// again.
+func (m *Maker) clearLogs() error {
+	entries, err := os.ReadDir(m.State.Images())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, entry := range entries {
+		key, isLog := strings.CutSuffix(entry.Name(), ".log")
+		if _, absent := os.Lstat(m.cache().TmpDir(key)); isLog && absent != nil {
+			err = errors.Join(err, os.Remove(m.logFile(key)))
+		}
+	}
+	return err
 }
 
 // bin finds the server programs for a backup.
