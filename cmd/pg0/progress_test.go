@@ -18,7 +18,10 @@ var half = recovery.Progress{
 	Percent: 50, Rate: 8 << 20, Left: 2,
 }
 
-const halfText = "backup TELYC0: replay at 0/3000000 of 0/4000000, 50%, 8192 kB/s, 2s left"
+const (
+	halfText = "backup TELYC0: replay at 0/3000000 of 0/4000000, 50%, 8192 kB/s, 2s left"
+	both     = halfText + "; backup TENT00: keeping the image"
+)
 
 // TestProgress shows a replay in each of the three ways, and two at once.
 func TestProgress(t *testing.T) {
@@ -29,9 +32,12 @@ func TestProgress(t *testing.T) {
 		line *progressLine
 		want string
 	}{
-		{"terminal", &progressLine{terminal: true}, "\r" + halfText + "\r" + halfText + "; backup TENT00: keeping the image" + "\r" + strings.Repeat(" ", len(halfText)+34) + "\r"},
+		{
+			"terminal", &progressLine{terminal: true},
+			"\r" + halfText + "\r" + both + "\r" + strings.Repeat(" ", len(both)) + "\r",
+		},
 		{"lines", &progressLine{shown: long}, "pg0: " + halfText + "\n"}, // the second comes too soon
-		{"quick", progressLine{shown: time.Now()}, ""},
+		{"quick", &progressLine{shown: time.Now()}, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var out bytes.Buffer
