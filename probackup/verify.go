@@ -92,12 +92,28 @@ func (v *verification) run(ctx context.Context, jobs int) error {
 			return ignoreDamage(err)
 		}
 	}
+	v.checkLists(tree)
 	v.checkFiles(ctx, jobs)
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	v.checkWAL(ctx, tree)
 	return ctx.Err()
+}
+
+// checkLists reports files of which the lists of the chain disagree.
+func (v *verification) checkLists(t *tree) {
+	for _, name := range slices.Sorted(maps.Keys(t.nodes)) {
+		f := t.nodes[name].file
+		if f == nil {
+			continue
+		}
+		for _, c := range f.copies {
+			if c.fault != nil {
+				v.damage(c.member.damaged(f.path, -1, c.fault))
+			}
+		}
+	}
 }
 
 // ignoreDamage drops errors that have been reported as damage.
@@ -145,7 +161,7 @@ func (v *verification) collect(e *entry) error {
 	}
 	g := v.groups[key]
 	if g == nil {
-		g = &group{file: &file{path: key, data: e.data && !e.cfs, segment: e.segment, target: v.point.members[0]}, last: v.member}
+		g = &group{file: &file{path: key, segment: e.segment, target: v.point.members[0]}, last: v.member}
 		v.groups[key] = g
 	}
 	if v.member > g.last+1 {
@@ -156,7 +172,6 @@ func (v *verification) collect(e *entry) error {
 		return nil
 	}
 	c := newStored(g.file, v.point.members[v.member], e)
-	c.clash = (e.data && !e.cfs) != g.file.data
 	c.stripe = uint8(len(v.groups))
 	g.copies, g.epochs = append(g.copies, c), append(g.epochs, g.epoch)
 	v.total += e.size
@@ -194,7 +209,7 @@ func (v *verification) checkGroup(ctx context.Context, g *group) {
 			seen.forget()
 		}
 		var err error
-		if g.file.data != c.clash {
+		if c.data {
 			err = v.checkData(c, seen)
 		} else {
 			err = c.verifyPlain(v)
