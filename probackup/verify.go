@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -129,7 +130,7 @@ func (v *verification) damage(err error) {
 	d := Damage{Backup: v.point.members[0].id, Block: -1, Reason: err.Error()}
 	var place *damageError
 	if errors.As(err, &place) {
-		d = Damage{Backup: place.backup, File: place.path, Block: place.block, Reason: place.cause.Error()}
+		d = Damage{Backup: place.backup, File: strings.TrimPrefix(place.path, "../"), Block: place.block, Reason: place.cause.Error()}
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -256,12 +257,21 @@ func (v *verification) indexOf(c *stored) *pageIndex {
 		if err == nil {
 			return x
 		}
-		v.damage(&damageError{
-			backup: c.member.id, path: mapName, block: -1,
-			cause: fmt.Errorf("entries of %s: %w", c.file.path, err),
-		})
+		v.mapDamage(c, err)
 	}
 	return &pageIndex{of: c, cut: unknownBlocks}
+}
+
+// mapDamage reports damage of the header map, and a map that cannot be opened
+// only once.
+func (v *verification) mapDamage(c *stored, err error) {
+	if c.member.mapErr != nil && c.member.mapWarned.Swap(true) {
+		return
+	}
+	v.damage(&damageError{
+		backup: c.member.id, path: mapName, block: -1,
+		cause: fmt.Errorf("entries of %s: %w", c.file.path, err),
+	})
 }
 
 // fileCheck is the state of reading one stored data file.
@@ -354,7 +364,8 @@ func (s *pageHistory) add(block uint32, lsn uint64, m *member) error {
 	return nil
 }
 
-// externalPath is where a file of an external directory lies in a backup.
+// externalPath is where a file of an external directory lies, seen from the
+// directory of the cluster's files.
 func externalPath(number int32, name string) string {
 	return "../external_directories/externaldir" + strconv.Itoa(int(number)) + "/" + name
 }
