@@ -32,6 +32,8 @@ type job struct {
 	ReadOnly bool
 	// Damage names a file of the base that cannot be read.
 	Damage string
+
+	cred *syscall.Credential // of the child
 }
 
 func TestMain(m *testing.M) {
@@ -141,7 +143,11 @@ func tryStart(t testing.TB, j job) (*child, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if j.cred != nil {
+		exe = publicCopy(t, exe)
+	}
 	c := &child{t: t, job: j, cmd: exec.Command(exe), log: &strings.Builder{}}
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: j.cred}
 	c.cmd.Env = append(os.Environ(), childEnv+"="+string(text))
 	c.cmd.Dir = "/"
 	c.cmd.Stderr = c.log
@@ -163,6 +169,21 @@ func tryStart(t testing.TB, j job) (*child, error) {
 	}
 	t.Cleanup(c.stop)
 	return c, nil
+}
+
+// publicCopy copies a program to where every user can run it.
+func publicCopy(t testing.TB, exe string) string {
+	t.Helper()
+	dir := t.TempDir()
+	b, err := os.ReadFile(exe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, "child")
+	if err := errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.WriteFile(name, b, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	return name
 }
 
 func (c *child) line() string {
@@ -201,6 +222,12 @@ func (c *child) stop() {
 func (c *child) kill() {
 	c.t.Helper()
 	c.die()
+	c.clear()
+}
+
+// clear takes away a mount whose server is dead.
+func (c *child) clear() {
+	c.t.Helper()
 	if err := fusefs.Unmount(c.job.Dir); err != nil {
 		c.t.Fatal(err)
 	}

@@ -140,6 +140,9 @@ func (f *fit) adopt() error {
 	if !f.adoptable() {
 		return nil
 	}
+	if c.donor.definitions(c.database) == nil {
+		return fmt.Errorf("the image of point %s holds no definitions of database %s", c.rule.From, c.database)
+	}
 	f.databases()
 	if rel.Kind == relmap.KindSequence {
 		a.Sequence = rel.Sequence
@@ -222,17 +225,30 @@ func (f *fit) kin(a *Adoption) {
 	if rel.Kind == relmap.KindPartitionedTable {
 		a.PartitionKey = partitionKey(f.claim.donor, f.claim.database, rel)
 	}
-	switch {
-	case rel.Parent != nil:
-		if a.Parent = f.adoptedKin(rel.Parent); a.Parent != "" {
-			a.Bound = bound(f.claim.donor, f.claim.database, rel)
+	f.attach(a)
+	if rel.IsPartition {
+		return
+	}
+	for _, parent := range rel.Inherits {
+		if name := f.adoptedKin(parent); name != "" {
+			a.Inherits = append(a.Inherits, name)
 		}
-	case rel.Kind == relmap.KindTable:
-		for _, parent := range rel.Inherits {
-			if name := f.adoptedKin(parent); name != "" {
-				a.Inherits = append(a.Inherits, name)
-			}
+	}
+}
+
+// attach finds the adopted partitioned table that has a partition of this
+// name. A rule of its own may have given the partition another moment.
+func (f *fit) attach(a *Adoption) {
+	c := f.claim
+	for _, o := range f.r.claims[c.target] {
+		if o.kin == (target{}) || !o.rel.IsPartition || f.r.baseRelation(o.kin) != nil {
+			continue
 		}
+		a.Parent, a.Bound = o.kin.String(), bound(o.donor, c.database, o.rel)
+		if own := bound(c.donor, c.database, c.rel); own != a.Bound {
+			f.refuse("show it under a name that is no partition", "holds %s at %s, and as a partition of %s it would have to hold %s", own, c.rule.From, o.kin, a.Bound)
+		}
+		return
 	}
 }
 

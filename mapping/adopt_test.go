@@ -58,6 +58,11 @@ func testAdopt(t *testing.T, early, late *moment) {
 	compareGolden(t, "testdata/adopt.plan", table.String())
 
 	c := start(t, late.image.Tree)
+	for _, row := range c.Query("shop", "select word, quote_ident(word) from pg_get_keywords() union all select w, quote_ident(w) from unnest(array['a1', '1a', 'A', 'ä', 'a$', 'a b', '_', 'a\"b', 'Ab']) w") {
+		if got := mapping.QuoteIdent(row[0]); got != row[1] {
+			t.Errorf("QuoteIdent(%q) is %s, the server's %s", row[0], got, row[1])
+		}
+	}
 	for _, a := range adoptions {
 		c.Exec("shop", "create schema if not exists "+mapping.QuoteIdent(a.Schema)) // a notice where it does
 		makeTwin(c, &a)

@@ -23,7 +23,7 @@ func (f *fit) adoptIndexes(a *Adoption) error {
 			f.drift("index %s is left out: %s", relationName(index.Relation), why)
 			continue
 		}
-		if defs == nil || usingClause(defs.Indexes[index.OID].Def) == "" {
+		if usingClause(defs.Indexes[index.OID].Def) == "" {
 			return fmt.Errorf("the image holds no definition of index %s", relationName(index.Relation))
 		}
 		one := f.adoptIndex(a, index, defs.Indexes[index.OID])

@@ -57,6 +57,8 @@ create table feelings (id int primary key, m mood);
 insert into feelings values (1, 'sad'), (2, 'ok');
 create table "Odd Names" (id int primary key, "A ""b" text);
 insert into "Odd Names" values (1, 'one'), (2, 'two');
+create table "order" ("user" int primary key, "end" text);
+insert into "order" values (1, 'one');
 create table ages (id int primary key, p pair);
 insert into ages values (1, (1, 'x')), (2, (2, 'y'));
 create table audit_log (id int, at text);

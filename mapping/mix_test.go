@@ -51,7 +51,7 @@ shop.public.feelings: column m: enum public.mood has label "happy" (OID 1), whic
 shop.public.fresh: is not in the base; it must be adopted before it can be shown
 shop.public.settings: has column more at late, which the base does not have; show it beside the base's own with as = "late.settings"`},
 		{"late", "[[relation]]\nname = \"shop.public.recent\"\nfrom = \"early\"", `shop.public.recent: a view has no rows of its own; leave it out of the mapping file`},
-		{"late", "[[relation]]\nname = \"shop.public.order\"\nfrom = \"early\"", `t.toml:6: shop.public.order matches nothing at point early; did you mean shop.public.orders?`},
+		{"late", "[[relation]]\nname = \"shop.public.oders\"\nfrom = \"early\"", `t.toml:6: shop.public.oders matches nothing at point early; did you mean shop.public.orders?`},
 		{"late", "[[relation]]\nname = \"shop.public.fresh\"\nfrom = \"early\"", `t.toml:6: shop.public.fresh matches nothing at point early; the base has it, made after that point or renamed since`},
 		{"late", "[[relation]]\nname = \"shop.public.orders_pkey\"\nfrom = \"early\"", `shop.public.orders_pkey: is an index: name a table instead`},
 		{

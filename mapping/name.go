@@ -166,14 +166,13 @@ func foldASCII(r rune) rune {
 }
 
 // QuoteIdent writes a name as SQL needs it: in double quotes unless it is lower
-// case letters, digits and underscores. Key words are quoted by nobody who
-// reads a plan, so they are not here.
+// case letters, digits and underscores, and no key word.
 func QuoteIdent(name string) string {
 	plain := name != ""
 	for i, r := range name {
-		plain = plain && (r == '_' || r >= 'a' && r <= 'z' || i > 0 && (r >= '0' && r <= '9' || r == '$'))
+		plain = plain && (r == '_' || r >= 'a' && r <= 'z' || i > 0 && r >= '0' && r <= '9')
 	}
-	if plain {
+	if plain && !keywords[name] {
 		return name
 	}
 	return `"` + strings.ReplaceAll(name, `"`, `""`) + `"`

@@ -15,6 +15,10 @@ func (f *fit) partitions() {
 	found := map[uint32]bool{}
 	for _, donor := range c.rel.Partitions {
 		t := c.child(donor, c.rank).target
+		if f.adopted != nil && c.rule.excepts(c.database, donor) {
+			f.drift("partition %s is left out", relationName(donor))
+			continue
+		}
 		base := f.baseDB.Relation(t.schema, t.name)
 		if base == nil || base.Parent != f.base {
 			f.refuse(f.remedyAs(), "has partition %s at %s, which the base does not have", quoteName(t.schema, t.name), from)

@@ -32,9 +32,6 @@ func (f *fit) parts() error {
 		f.drift("indexes = \"none\" is for adopted relations: the base's indexes stay")
 	}
 	for _, index := range base.Indexes {
-		if !index.Ready {
-			continue // left over from a failed CREATE INDEX CONCURRENTLY: nothing reads or writes it
-		}
 		part, err := f.index(index)
 		if err != nil {
 			return err

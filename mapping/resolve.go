@@ -184,8 +184,7 @@ func (f *fit) relation() {
 	case relmap.KindSequence:
 		f.sequence()
 	case relmap.KindPartitionedTable:
-		f.columns()
-		f.partitions()
+		f.partitions() // no row is laid out by its columns: each partition has its own
 	default:
 		f.columns()
 		f.sequences()

@@ -42,6 +42,10 @@ type stored struct {
 	blocks    int64 // length of the file when this was stored, or unknownBlocks
 	limit     int64 // pages at or past it were gone before a newer member was made
 
+	seen     bool // whether it was opened before: then what follows is known
+	inode    uint64
+	modified int64 // in nanoseconds of the epoch
+
 	handle atomic.Pointer[handle]
 	index  atomic.Pointer[pageIndex]
 }

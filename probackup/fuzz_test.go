@@ -3,9 +3,13 @@ package probackup
 import (
 	"bufio"
 	"bytes"
+	"compress/zlib"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"hash/crc32"
+	"io"
+	"math/rand/v2"
 	"slices"
 	"testing"
 )
@@ -209,16 +213,66 @@ func FuzzHeaderMap(f *testing.F) {
 
 func FuzzInflate(f *testing.F) {
 	f.Add(unhex(f, "78019bb0ac82890109dc5b84c48132cf20090100888203fd"), 48)
+	for i, text := range inflateTexts() {
+		for _, level := range []int{0, 1, 6, 9, zlib.HuffmanOnly} {
+			var b bytes.Buffer
+			z, err := zlib.NewWriterLevel(&b, level)
+			if err != nil {
+				f.Fatal(err)
+			}
+			if _, err := z.Write(text); err != nil {
+				f.Fatal(err)
+			}
+			if i%2 == 1 {
+				err = z.Flush()
+			}
+			if err := errors.Join(err, z.Close()); err != nil {
+				f.Fatal(err)
+			}
+			f.Add(b.Bytes(), len(text))
+			f.Add(b.Bytes(), len(text)-1)
+		}
+	}
 	f.Fuzz(func(t *testing.T, src []byte, size int) {
-		if size < 0 || size > maxBlockSize {
+		if size < 0 || size > 1<<17 {
 			return
 		}
 		w := getWorkspace()
 		defer w.free()
-		if n, err := w.decode(make([]byte, size), src); err == nil && n > size {
-			t.Errorf("%d bytes in %d", n, size)
+		got := make([]byte, size)
+		n, err := w.decode(got, src)
+		want, ok := standardInflate(src, size)
+		if ok != (err == nil) || ok && !bytes.Equal(got[:n], want) {
+			t.Errorf("%d bytes, %v; the standard library gives %d bytes, %t", n, err, len(want), ok)
 		}
 	})
+}
+
+// inflateTexts are data that make all kinds of blocks: far and near matches,
+// long codes, nothing to gain.
+func inflateTexts() [][]byte {
+	random := rand.New(rand.NewPCG(3, 4))
+	skewed, noise, far := make([]byte, 60000), make([]byte, 9000), make([]byte, 70000)
+	for i := range skewed {
+		skewed[i] = byte(min(255, int(random.ExpFloat64()*18)))
+	}
+	for i := range noise {
+		noise[i] = byte(random.Uint32())
+	}
+	copy(far, noise)
+	copy(far[32000:], noise)
+	copy(far[61000:], noise)
+	return [][]byte{nil, []byte("a"), make([]byte, 8192), skewed, noise, far, bytes.Repeat([]byte("abcdefg"), 3000)}
+}
+
+func standardInflate(src []byte, size int) ([]byte, bool) {
+	in := bytes.NewReader(src)
+	z, err := zlib.NewReader(in)
+	if err != nil {
+		return nil, false
+	}
+	out, err := io.ReadAll(io.LimitReader(z, int64(size)+1))
+	return out, err == nil && len(out) <= size && in.Len() == 0
 }
 
 func FuzzPGControl(f *testing.F) {

@@ -1,6 +1,7 @@
 package probackup
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -64,6 +65,9 @@ func (s *stored) open() (*handle, error) {
 		return h, nil
 	}
 	file, err := s.member.openFile(path.Join(databaseDir, s.file.path))
+	if err == nil {
+		err = s.identify(file)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -72,6 +76,28 @@ func (s *stored) open() (*handle, error) {
 	s.handle.Store(h)
 	s.member.point.catalog.files.add(h)
 	return h, nil
+}
+
+// identify sees that a file opened again is the one that was looked at before:
+// what is known of its pages, or of its bytes as a whole, holds for no other. It
+// closes the file on error.
+func (s *stored) identify(file *os.File) error {
+	info, err := file.Stat()
+	if err != nil {
+		file.Close()
+		return s.member.fault(s.file.path, err)
+	}
+	modified := info.ModTime().UnixNano()
+	inode := uint64(0)
+	if sys, ok := info.Sys().(*syscall.Stat_t); ok {
+		inode = sys.Ino
+	}
+	if s.seen && (s.inode != inode || s.modified != modified) {
+		file.Close()
+		return s.member.damaged(s.file.path, -1, errors.New("file was replaced while the backup was open"))
+	}
+	s.seen, s.inode, s.modified = true, inode, modified
+	return nil
 }
 
 // openFile opens a regular file below the member's directory. The directory

@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"log/slog"
 	"math/bits"
+	"slices"
 	"sync/atomic"
 )
 
@@ -106,6 +107,9 @@ func (b *indexBuilder) finish(end int64) (*pageIndex, error) {
 	}
 	x := b.x
 	x.starts = append(x.starts, uint32(end))
+	if cap(x.starts)-len(x.starts) > len(x.starts)/8 {
+		x.starts = slices.Clone(x.starts)
+	}
 	x.bytes = int64(len(x.words)*12+cap(x.starts)*4+len(x.sums)*4) + 256
 	return x, nil
 }

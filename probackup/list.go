@@ -134,9 +134,16 @@ func parseEntry(line []byte, e *entry) error {
 	if !ok {
 		return errLine
 	}
-	end := bytes.LastIndex(rest, sizePrefix)
+	end := bytes.Index(rest, sizePrefix)
 	if end < 0 {
 		return errLine
+	}
+	for {
+		next := bytes.Index(rest[end+1:], sizePrefix)
+		if next < 0 {
+			break
+		}
+		end += 1 + next
 	}
 	*e = entry{path: rest[:end], blocks: unknownBlocks}
 	if !validPath(e.path) {

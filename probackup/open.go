@@ -122,14 +122,15 @@ func (m *member) readMapAt(p []byte, off int64) error {
 	return nil
 }
 
-// readList passes every line of the member's file list to visit.
-func (m *member) readList(visit func(*entry) error) error {
+// readList passes every line of the member's file list to visit. The buffer
+// takes the list, and can be used again.
+func (m *member) readList(buffer *bytes.Buffer, visit func(*entry) error) error {
 	f, err := m.openFile(listName)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	var buffer bytes.Buffer
+	buffer.Reset()
 	if info, err := f.Stat(); err == nil {
 		buffer.Grow(int(info.Size()) + bytes.MinRead)
 	}
@@ -149,6 +150,7 @@ func (m *member) readList(visit func(*entry) error) error {
 // build reads the lists of the chain and gives the tree of the target.
 func (p *point) build(ctx context.Context) (*tree, error) {
 	b := newBuilder(p)
+	var buffer bytes.Buffer
 	for i, m := range p.members {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -158,7 +160,7 @@ func (p *point) build(ctx context.Context) (*tree, error) {
 			visit = b.targetEntry
 		}
 		b.member = i
-		if err := m.readList(visit); err != nil {
+		if err := m.readList(&buffer, visit); err != nil {
 			return nil, err
 		}
 	}

@@ -162,6 +162,34 @@ func TestClash(t *testing.T) {
 	}
 }
 
+// TestReplacedFile has a file whose verified bytes are replaced by others of the
+// same length, as a merge would do, after the file had to be closed.
+func TestReplacedFile(t *testing.T) {
+	catalog := linked(t, fixture.Shop(t))
+	c, err := Open(catalog, "", Options{OpenFiles: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := c.Open(t.Context(), "TEI900")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	for _, name := range []string{"base/16385/1259_vm", "PG_VERSION"} {
+		if _, err := readFile(p.Tree, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	harm(t, filepath.Join(catalog, "backups/shop/TEI900/database/base/16385/1259_vm"), flip(100))
+	if _, err := readFile(p.Tree, "base/16385/1259_vm"); !errors.Is(err, pg0.ErrCorrupt) || !strings.Contains(fmt.Sprint(err), "replaced") {
+		t.Errorf("error = %v, want one that says replaced", err)
+	}
+	setControl(t, filepath.Join(catalog, "backups/shop/TEI900"), "status", "MERGING")
+	if _, err := readFile(p.Tree, "base/16385/1259_vm"); !errors.Is(err, pg0.ErrUnusable) || errors.Is(err, pg0.ErrCorrupt) {
+		t.Errorf("error = %v, want one that says merged", err)
+	}
+}
+
 func TestCFSIsRefused(t *testing.T) {
 	catalog := linked(t, fixture.Shop(t))
 	dir := filepath.Join(catalog, "backups/shop/TEI900")

@@ -2,6 +2,7 @@ package probackup
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/binary"
@@ -83,9 +84,10 @@ func (v *verification) run(ctx context.Context, jobs int) error {
 		v.damage(err)
 		return ignoreDamage(err)
 	}
+	var buffer bytes.Buffer
 	for i, m := range v.point.members {
 		v.member = i
-		if err := m.readList(v.collect); err != nil {
+		if err := m.readList(&buffer, v.collect); err != nil {
 			v.damage(err)
 			return ignoreDamage(err)
 		}
@@ -395,7 +397,7 @@ func (m *member) neededWAL(size int64) []string {
 }
 
 // maxNeeded bounds the segments named for one backup against absurd LSNs.
-const maxNeeded = 1 << 12
+const maxNeeded = 1 << 16
 
 func segmentName(timeline uint32, number uint64, size int64) string {
 	per := uint64(1<<32) / uint64(size)

@@ -71,7 +71,7 @@ func (c *frankensteinCmd) run(ctx context.Context, mountpoint string) error {
 		if mountpoint, err = supervise.Resolve(mountpoint); err != nil {
 			return err
 		}
-		if err := supervise.CheckMountpoint(dir, mountpoint, c.apart(spec)); err != nil {
+		if err := supervise.CheckPlaces(dir, mountpoint, c.layer, paths(spec)); err != nil {
 			return err
 		}
 	}
@@ -126,9 +126,9 @@ func readMap(name string) (*mapping.Spec, error) {
 	return spec, nil
 }
 
-// apart are the directories that a mount point must stay away from.
-func (c *frankensteinCmd) apart(spec *mapping.Spec) []string {
-	dirs := []string{c.layer}
+// paths are the directories of the sources.
+func paths(spec *mapping.Spec) []string {
+	var dirs []string
 	for _, s := range spec.Sources {
 		dirs = append(dirs, s.Path)
 	}

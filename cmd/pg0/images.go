@@ -53,6 +53,9 @@ func imagesRemoveCommand(g *global) *cobra.Command {
 				}
 				chosen = append(chosen, entry)
 			}
+			if err := refuseParents(chosen, entries); err != nil {
+				return err
+			}
 			for _, entry := range chosen {
 				if err := g.removeImage(entry); err != nil {
 					return err
@@ -111,6 +114,22 @@ func findImage(entries []image.Entry, prefix string) (image.Entry, error) {
 		return image.Entry{}, exit.Error(exit.NotFound, fmt.Errorf("no image %s: pg0 images lists them", prefix))
 	}
 	return image.Entry{}, usageError("%d images begin with %s: give more of the key", len(found), prefix)
+}
+
+// refuseParents: an image is needed by those that were derived from it.
+func refuseParents(chosen, all []image.Entry) error {
+	going := map[string]bool{}
+	for _, entry := range chosen {
+		going[entry.Key] = true
+	}
+	for _, entry := range all {
+		for _, parent := range entry.Parents {
+			if going[parent] && !going[entry.Key] {
+				return exit.Error(exit.Busy, fmt.Errorf("image %s stands on %s: remove both", entry.Key, parent))
+			}
+		}
+	}
+	return nil
 }
 
 // removeImage removes one image that nobody shows.
@@ -189,7 +208,7 @@ func (g *global) listImages() error {
 	fmt.Fprintln(table, "KEY\tBACKUP\tPOINT\tRECOVERED TO\tSIZE\tLAST USE\tUSERS")
 	for _, e := range entries {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", e.Key, e.Choice.Backup.ID, describeImage(e),
-			e.Recovered.LSN, formatSize(e.Bytes), e.LastUse.UTC().Format(time.DateTime), describeUsers(e))
+			describeEnd(e), formatSize(e.Bytes), e.LastUse.UTC().Format(time.DateTime), describeUsers(e))
 	}
 	return table.Flush()
 }
@@ -204,6 +223,13 @@ func describeImage(e image.Entry) string {
 		return e.Choice.Target.String() + ", " + e.Derived
 	}
 	return e.Choice.Target.String()
+}
+
+func describeEnd(e image.Entry) string {
+	if e.Recovered.Time.IsZero() {
+		return e.Recovered.LSN.String()
+	}
+	return fmt.Sprintf("%s (%s)", e.Recovered.Time.UTC().Format("2006-01-02 15:04:05.999999"), e.Recovered.LSN)
 }
 
 func describeUsers(e image.Entry) string {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/fukanchik/pg0/cmd/internal/exit"
 	"github.com/fukanchik/pg0/cmd/internal/image"
+	"github.com/fukanchik/pg0/cmd/internal/reach"
 	"github.com/fukanchik/pg0/cmd/internal/serve"
 	"github.com/fukanchik/pg0/cmd/internal/source"
 	"github.com/fukanchik/pg0/cmd/internal/state"
@@ -95,7 +95,7 @@ func refuseRoot(command string) error {
 }
 
 func (c *mountCmd) run(ctx context.Context, mountpoint string) error {
-	if err := errors.Join(c.check(), c.checkRaw()); err != nil {
+	if err := c.check(); err != nil {
 		return err
 	}
 	if err := refuseRoot("pg0 mount"); err != nil {
@@ -105,19 +105,22 @@ func (c *mountCmd) run(ctx context.Context, mountpoint string) error {
 	if err != nil {
 		return err
 	}
-	ref, err := c.point.ref()
+	ref, target, err := c.point.point()
+	if err == nil {
+		err = c.checkRaw(target)
+	}
 	if err != nil {
 		return err
 	}
 	if mountpoint, err = supervise.Resolve(mountpoint); err != nil {
 		return err
 	}
-	if err := supervise.CheckMountpoint(dir, mountpoint, []string{ref.Path, c.layer}); err != nil {
+	if err := supervise.CheckPlaces(dir, mountpoint, c.layer, []string{ref.Path}); err != nil {
 		return err
 	}
 	job := c.job(dir, mountpoint)
 	if c.raw {
-		err = c.prepareRaw(ctx, ref, &job)
+		err = c.prepareRaw(ctx, ref, target.Backup, &job)
 	} else {
 		var made *image.Image
 		if made, err = c.prepareImage(ctx, &job); err == nil {
@@ -132,24 +135,16 @@ func (c *mountCmd) run(ctx context.Context, mountpoint string) error {
 }
 
 // checkRaw refuses what a bare backup has no meaning for.
-func (c *mountCmd) checkRaw() error {
+func (c *mountCmd) checkRaw(target reach.Target) error {
 	switch {
-	case !c.raw:
+	case !c.raw || target.Kind == reach.Backup && !c.start:
 		return nil
 	case c.start:
 		return usageError("--raw shows a backup that is not recovered: no server starts on it")
-	}
-	target, given, err := c.point.explicit()
-	if err != nil {
-		return err
-	}
-	if given != "" {
-		return usageError("--raw shows a backup as it is: %s %v needs a recovery", given, target)
-	}
-	if c.point.backupID == "" {
+	case target.Kind == reach.Latest && c.point.target == "" && !c.point.isMapped():
 		return usageError("--raw needs a backup: give -i ID; pg0 points lists them")
 	}
-	return nil
+	return usageError("--raw shows a backup as it is, and %v needs a recovery: give -i ID alone", target)
 }
 
 // job is what mount and frankenstein ask of the supervisor alike.
@@ -168,12 +163,12 @@ func (f *mountFlags) job(dir state.Dir, mountpoint string) supervise.Job {
 	}
 }
 
-func (c *mountCmd) prepareRaw(ctx context.Context, ref source.Ref, job *supervise.Job) error {
+func (c *mountCmd) prepareRaw(ctx context.Context, ref source.Ref, backup string, job *supervise.Job) error {
 	catalog, err := ref.Open(c.logger)
 	if err != nil {
 		return err
 	}
-	point, err := catalog.Open(ctx, c.point.backupID)
+	point, err := catalog.Open(ctx, backup)
 	if err != nil {
 		return err
 	}

@@ -91,12 +91,6 @@ func (f *pointFlags) point() (source.Ref, reach.Target, error) {
 
 func (f *pointFlags) isMapped() bool { return f.mapFile != "" || f.mapPoint != "" }
 
-// ref is the catalog that the flags name, also by a mapping file.
-func (f *pointFlags) ref() (source.Ref, error) {
-	ref, _, err := f.point()
-	return ref, err
-}
-
 // mapped is the point of a mapping file.
 func (f *pointFlags) mapped() (source.Ref, reach.Target, error) {
 	if f.mapFile == "" || f.mapPoint == "" {
@@ -182,6 +176,11 @@ func (f *pointFlags) openPoint(ctx context.Context, g *global) (source.Ref, sour
 	if err != nil {
 		return ref, nil, nil, err
 	}
-	choice, err := reach.Choose(ctx, catalog, target)
+	choice, err := reach.Choose(ctx, catalog, target, g.memory())
 	return ref, catalog, choice, err
+}
+
+// memory keeps what searches in the WAL have found beside the images.
+func (g *global) memory() reach.Option {
+	return reach.RememberIn(reach.Memory(filepath.Join(g.stateDir, "targets")))
 }

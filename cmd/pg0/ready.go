@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"golang.org/x/sync/errgroup"
 
@@ -65,11 +64,16 @@ func closeImages(images []*image.Image) error {
 	return errors.Join(errs...)
 }
 
-// origin says where the image of a moment comes from.
+// origin says where the image of a moment comes from. Where replay met no commit,
+// the time is the one up to which the backup itself has them.
 func (m *moment) origin(made *image.Image) mapping.Origin {
+	to := made.Meta.Recovered.Time
+	if to.IsZero() {
+		to = m.choice.Backup.RecoveryTime
+	}
 	return mapping.Origin{
 		Point: m.name, Source: m.source, Backup: m.choice.Backup.ID, Target: m.choice.Target.String(),
-		Time: made.Meta.Recovered.Time, LSN: made.Meta.Recovered.LSN, XID: uint64(made.Meta.Recovered.XID),
+		Time: to, LSN: made.Meta.Recovered.LSN, XID: uint64(made.Meta.Recovered.XID),
 		Key: made.Meta.Key,
 	}
 }
@@ -141,7 +145,7 @@ func (c *mountCmd) prepareImage(ctx context.Context, job *supervise.Job) (*image
 	if err != nil {
 		return nil, err
 	}
-	m := moment{name: pointName(choice), source: ref.String(), ref: ref, catalog: catalog, choice: choice}
+	m := moment{name: c.point.name(choice), source: ref.String(), ref: ref, catalog: catalog, choice: choice}
 	images, err := c.ready(ctx, job.State, c.bindir, []moment{m})
 	if err != nil {
 		return nil, err
@@ -162,7 +166,13 @@ func (c *mountCmd) prepareImage(ctx context.Context, job *supervise.Job) (*image
 	return made, nil
 }
 
-// pointName is how a point of the command line is called.
-func pointName(choice *reach.Choice) string {
-	return strings.TrimSpace(choice.Target.String())
+// name is how the point is called: as in the mapping file, or by its target.
+func (f *pointFlags) name(choice *reach.Choice) string {
+	if f.isMapped() {
+		return f.mapPoint
+	}
+	return pointName(choice)
 }
+
+// pointName is how a point of the command line is called.
+func pointName(choice *reach.Choice) string { return choice.Target.String() }

@@ -69,8 +69,6 @@ func rootCommand(stdout, stderr io.Writer) *cobra.Command {
 		walFetchCommand(),
 		serveCommand(g),
 		superviseCommand(g),
-		imagesCommand(g),
-		walFetchCommand(),
 	)
 	return root
 }

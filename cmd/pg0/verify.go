@@ -19,9 +19,11 @@ import (
 // verifyCmd is pg0 verify.
 type verifyCmd struct {
 	*global
-	point pointFlags
-	all   bool
-	jobs  int
+	point    pointFlags
+	all      bool
+	jobs     int
+	withBoot bool
+	bindir   string
 }
 
 // verification is what a run found. It is also what --json prints.
@@ -32,6 +34,7 @@ type verification struct {
 	Stop     string            `json:"stop,omitempty"` // where the WAL was read to
 	Damage   []source.Damage   `json:"damage"`
 	WAL      []reach.WALDamage `json:"wal_damage"`
+	Drills   []drill           `json:"drills,omitempty"`
 }
 
 func verifyCommand(g *global) *cobra.Command {
@@ -42,16 +45,23 @@ func verifyCommand(g *global) *cobra.Command {
 		Long: `Read every block that a backup and its chain store, check it as it is checked
 when it is served, and read every record of the WAL that leads to the point.
 With --all this is done for all backups and for the whole archive. Damage is
-listed, and ends the command with exit code 9.`,
+listed, and ends the command with exit code 9.
+
+With --boot, what was found undamaged is also recovered and started on a private
+mount, pg_amcheck reads all of its tables and indexes, and all is taken away
+again: a restore drill without the restore.`,
 		Example: `  pg0 verify -B /srv/backups --instance shop -i TELYC0
   pg0 verify -B /srv/backups --instance shop --recovery-target=latest
-  pg0 verify -B /srv/backups --instance shop --all -j 4`,
+  pg0 verify -B /srv/backups --instance shop --all -j 4
+  pg0 verify -B /srv/backups --instance shop --recovery-target=latest --boot`,
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd.Context()) },
 	}
 	c.point.register(cmd.Flags())
 	cmd.Flags().BoolVar(&c.all, "all", false, "verify all backups and the whole WAL archive")
 	cmd.Flags().IntVarP(&c.jobs, "threads", "j", runtime.GOMAXPROCS(0), "how many files to read at a time")
+	cmd.Flags().BoolVar(&c.withBoot, "boot", false, "also recover, start, and check with pg_amcheck")
+	cmd.Flags().StringVar(&c.bindir, "pg-bindir", "", "`directory` of PostgreSQL's server programs, for --boot")
 	return cmd
 }
 
@@ -66,15 +76,20 @@ func (c *verifyCmd) run(ctx context.Context) error {
 	case c.all && (target.Kind != reach.Latest || target.Backup != "" || target.Timeline != ""):
 		return usageError("--all and a point cannot be given together")
 	}
+	if c.withBoot {
+		if err := refuseRoot("pg0 verify --boot"); err != nil {
+			return err
+		}
+	}
 	catalog, err := ref.Open(c.logger)
 	if err != nil {
 		return err
 	}
 	found := &verification{Catalog: ref.String(), Damage: []source.Damage{}, WAL: []reach.WALDamage{}}
 	if c.all {
-		err = c.everything(ctx, catalog, found)
+		err = c.everything(ctx, ref, catalog, found)
 	} else {
-		err = c.one(ctx, catalog, target, found)
+		err = c.one(ctx, ref, catalog, target, found)
 	}
 	if err != nil {
 		return err
@@ -83,7 +98,7 @@ func (c *verifyCmd) run(ctx context.Context) error {
 }
 
 // one verifies the chain of a point's backup and the WAL from there to it.
-func (c *verifyCmd) one(ctx context.Context, catalog source.Catalog, target reach.Target, found *verification) error {
+func (c *verifyCmd) one(ctx context.Context, ref source.Ref, catalog source.Catalog, target reach.Target, found *verification) error {
 	choice, err := reach.Choose(ctx, catalog, target)
 	if err != nil {
 		return err
@@ -92,11 +107,11 @@ func (c *verifyCmd) one(ctx context.Context, catalog source.Catalog, target reac
 		return err
 	}
 	line := c.verifying("WAL")
-	defer line.done()
 	err = reach.Examine(ctx, catalog, choice, func(at, end pg0.LSN) {
 		begin := choice.Backup.StartLSN
 		line.report(int64(at-begin), int64(max(end, at)-begin))
 	})
+	line.done()
 	switch {
 	case errors.Is(err, pg0.ErrCorrupt):
 		found.WAL = append(found.WAL, reach.WALDamage{LSN: choice.Stop.LSN, Reason: err.Error()})
@@ -104,7 +119,10 @@ func (c *verifyCmd) one(ctx context.Context, catalog source.Catalog, target reac
 		return err
 	}
 	found.Stop = choice.Stop.LSN.String()
-	return nil
+	if !c.withBoot || found.damaged() > 0 {
+		return nil
+	}
+	return c.boot(ctx, ref, catalog, choice, found)
 }
 
 // backup verifies a backup with its chain.
@@ -125,7 +143,7 @@ func (c *verifyCmd) backup(ctx context.Context, catalog source.Catalog, id strin
 
 // everything verifies the tips of all chains, which covers all backups, and the
 // archive.
-func (c *verifyCmd) everything(ctx context.Context, catalog source.Catalog, found *verification) error {
+func (c *verifyCmd) everything(ctx context.Context, ref source.Ref, catalog source.Catalog, found *verification) error {
 	infos, err := catalog.Points(ctx)
 	if err != nil {
 		return err
@@ -152,7 +170,33 @@ func (c *verifyCmd) everything(ctx context.Context, catalog source.Catalog, foun
 		}
 	}
 	slices.SortFunc(found.WAL, func(a, b reach.WALDamage) int { return strings.Compare(a.Segment, b.Segment) })
+	if !c.withBoot || found.damaged() > 0 {
+		return nil
+	}
+	return c.bootAll(ctx, ref, catalog, tips(infos), found)
+}
+
+// bootAll drills the consistent ends of backups, one after the other.
+func (c *verifyCmd) bootAll(ctx context.Context, ref source.Ref, catalog source.Catalog, infos []pg0.PointInfo, found *verification) error {
+	for _, info := range infos {
+		choice, err := reach.Choose(ctx, catalog, reach.Target{Kind: reach.Backup, Backup: info.ID, Inclusive: true})
+		if err != nil {
+			return err
+		}
+		if err := c.boot(ctx, ref, catalog, choice, found); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// damaged is the number of places that are damaged or missing.
+func (v *verification) damaged() int {
+	n := len(v.Damage) + len(v.WAL)
+	for _, d := range v.Drills {
+		n += len(d.Problems)
+	}
+	return n
 }
 
 // takeUnusable notes backups that cannot be read. One that never was complete
@@ -197,7 +241,7 @@ func (c *verifyCmd) print(found *verification) error {
 			}
 		}
 	}
-	if n := len(found.Damage) + len(found.WAL); n > 0 {
+	if n := found.damaged(); n > 0 {
 		return exit.Error(exit.Corrupt, fmt.Errorf("%s: %d damaged or missing places, listed above: do not rely on these backups, and make a new full one", found.Catalog, n))
 	}
 	return nil
@@ -218,7 +262,10 @@ func (v *verification) lines() []string {
 	for _, s := range v.Skipped {
 		lines = append(lines, "skipped "+s)
 	}
-	if len(lines) == len(v.Skipped) {
+	for _, d := range v.Drills {
+		lines = append(lines, d.lines()...)
+	}
+	if v.damaged() == 0 {
 		text := "no damage: backup " + strings.Join(v.Verified, ", ") + " with all that it is built on"
 		if len(v.Verified) == 0 {
 			text = "no damage, but no backup either"

@@ -1,6 +1,7 @@
 package cow
 
 import (
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -198,14 +199,57 @@ func (s *Store) writeInode(in *inode, p []byte, off int64) (int, error) {
 func (s *Store) writeRun(in *inode, p []byte, off int64) (int, error) {
 	block, within := split(off)
 	slot, blocks := in.blocks.run(block, covered(within, int64(len(p))))
+	if slot == noSlot && in.class == classWAL && s.j != nil && off < in.size {
+		if err := s.copyUp(in, block); err != nil {
+			return 0, err
+		}
+		slot, blocks = in.blocks.run(block, covered(within, int64(len(p))))
+	}
 	switch {
 	case slot != noSlot:
 		return s.writeSlots(in, slot, clip(p, blocks*BlockSize-within), off)
 	case within == 0 && len(p) >= BlockSize:
-		return s.writeBlocks(in, block, clip(p, min(blocks, int64(len(p))/BlockSize)*BlockSize))
+		p = clip(p, min(blocks, int64(len(p))/BlockSize)*BlockSize)
+		return s.writeBlocks(in, block, p, off+int64(len(p)))
 	default:
 		return s.writePart(in, clip(p, BlockSize-within), off)
 	}
+}
+
+// copyUpBlocks is how much of a WAL segment the layer takes over at once.
+const copyUpBlocks = (1 << 20) / BlockSize
+
+// copyUp stores the blocks around one of a WAL segment as they are. Each commit
+// writes the next few bytes of WAL and syncs: blocks that exist already can be
+// overwritten in place, which needs neither the journal nor the metadata of the
+// file system that holds the layer. Without room it does less.
+func (s *Store) copyUp(in *inode, block int64) error {
+	first := block - block%copyUpBlocks
+	end := min(first+copyUpBlocks, (in.size+BlockSize-1)/BlockSize)
+	for b := first; b < end; {
+		slot, n := in.blocks.run(b, end-b)
+		if slot == noSlot {
+			buf := make([]byte, n*BlockSize)
+			if _, err := s.readBase(in, buf, b*BlockSize, in.limit); err != nil {
+				return err
+			}
+			k, err := s.writeBlocks(in, b, buf, in.size)
+			if isNoSpace(err) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			n = int64(k) / BlockSize
+		}
+		b += n
+	}
+	return nil
+}
+
+// isNoSpace tells a full disk or limit from other errors.
+func isNoSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
 func (s *Store) writeSlots(in *inode, slot int64, p []byte, off int64) (int, error) {
@@ -222,8 +266,8 @@ func (s *Store) writeSlots(in *inode, slot int64, p []byte, off int64) (int, err
 }
 
 // writeBlocks stores whole blocks that the layer has not, as many as one run of
-// free slots takes.
-func (s *Store) writeBlocks(in *inode, block int64, p []byte) (int, error) {
+// free slots takes, in a file that is no longer than end for it.
+func (s *Store) writeBlocks(in *inode, block int64, p []byte, end int64) (int, error) {
 	slot, n, err := s.take(in.class, int64(len(p))/BlockSize)
 	if err != nil {
 		return 0, err
@@ -235,7 +279,7 @@ func (s *Store) writeBlocks(in *inode, block int64, p []byte) (int, error) {
 		return 0, err
 	}
 	in.wrote.Store(gen)
-	s.mapBlocks(in, block, slot, n, (block+n)*BlockSize)
+	s.mapBlocks(in, block, slot, n, min(end, (block+n)*BlockSize))
 	return len(p), nil
 }
 

@@ -118,6 +118,25 @@ func (w *writer) sync(name string) {
 	w.must(f.Close())
 }
 
+// lookAround finds out which files a crash has left.
+func (w *writer) lookAround() {
+	w.t.Helper()
+	fsys := filesuite.Store{S: w.s}
+	names, err := fsys.List("base/1")
+	w.must(err)
+	clear(w.files)
+	for _, name := range names {
+		if name[0] != 'f' {
+			continue
+		}
+		name = "base/1/" + name
+		if w.files[name] = w.checkStamps(fsys, name); w.files[name] == 0 {
+			w.next++
+			w.files[name] = w.next
+		}
+	}
+}
+
 // check verifies a store after a crash: what was synced is there to the byte,
 // and no block shows what another file or place had.
 func (w *writer) check(s *cow.Store) {
@@ -131,6 +150,7 @@ func (w *writer) check(s *cow.Store) {
 		if err != io.EOF {
 			w.must(err)
 		}
+		w.must(f.Close())
 		if !bytes.Equal(got[:n], want[-1]) {
 			w.t.Fatalf("%s was synced with %d bytes and has %d others now", name, len(want[-1]), n)
 		}
@@ -145,18 +165,19 @@ func (w *writer) check(s *cow.Store) {
 }
 
 // checkStamps wants all sectors of a file to be zeros or its own. A block that
-// was overwritten without a sync may be half old, half new.
-func (w *writer) checkStamps(fsys filesuite.FS, name string) {
+// was overwritten without a sync may be half old, half new. It returns the
+// identity of the file, 0 if it has no block of its own.
+func (w *writer) checkStamps(fsys filesuite.FS, name string) (id uint64) {
 	w.t.Helper()
 	i, err := fsys.Lstat(name)
 	w.must(err)
 	f, err := fsys.Open(name, os.O_RDONLY, 0)
 	w.must(err)
+	defer f.Close()
 	b := make([]byte, i.Size)
 	if _, err := f.ReadAt(b, 0); err != io.EOF {
 		w.must(err)
 	}
-	var id uint64
 	for off := 0; off < len(b); off += 512 {
 		gotID, n := binary.LittleEndian.Uint64(b[off:]), binary.LittleEndian.Uint64(b[off+8:])
 		if gotID == 0 && n == 0 {
@@ -169,6 +190,7 @@ func (w *writer) checkStamps(fsys filesuite.FS, name string) {
 			w.t.Fatalf("%s at %d shows block %d of file %d, and belongs to file %d", name, off, n, gotID, id)
 		}
 	}
+	return id
 }
 
 // TestPowerLoss crashes a layer at arbitrary points, each time losing an
@@ -184,8 +206,16 @@ func TestPowerLoss(t *testing.T) {
 		for range 150 {
 			w.step()
 			if r.IntN(20) == 0 {
-				crashed := mustOpen(t, base, cow.WithDisks(inMemory, d.crash(r).open))
+				after := d.crash(r)
+				crashed := mustOpen(t, base, cow.WithDisks(inMemory, after.open))
 				w.check(crashed)
+				if r.IntN(3) == 0 {
+					// Life goes on after the crash.
+					d, w.s = after, crashed
+					w.s.CompactAt(2000)
+					w.lookAround()
+					continue
+				}
 				w.must(crashed.Close())
 			}
 		}

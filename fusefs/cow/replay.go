@@ -275,8 +275,8 @@ func (s *Store) settle() error {
 	var err error
 	s.inodes.all(func(in *inode) {
 		if in.nlink == 0 {
-			// Its slots were given back before and may be another file's by now.
-			in.blocks.cut(0, func(_, _ int64) {})
+			// Its slots may have another owner since.
+			in.blocks = blockMap{}
 			s.forgetInode(in)
 			return
 		}

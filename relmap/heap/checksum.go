@@ -4,6 +4,8 @@ import "encoding/binary"
 
 const (
 	lanes    = 32
+	rowSize  = 4 * lanes // a word for each lane
+	rows     = PageSize / rowSize
 	fnvPrime = 16777619
 )
 
@@ -16,22 +18,30 @@ var laneSeeds = [lanes]uint32{
 	0x783125BB, 0x6CA8EAA2, 0xE407EAC6, 0x4B5CFC3E, 0x9FBF8C76, 0x15CA20BE, 0xF2CA9FD3, 0x959BD756,
 }
 
+// sumLanes mixes a page into the lanes and folds them, by the fastest means
+// that the machine has.
+var sumLanes = sumLanesGo
+
 // Checksum computes what pd_checksum must be for a page of PageSize bytes.
 // block counts from the start of the fork, over all its segments.
 func Checksum(page []byte, block uint32) uint16 {
+	return uint16((sumLanes(page)^block)%65535) + 1
+}
+
+func sumLanesGo(page []byte) uint32 {
 	_ = page[PageSize-1]
-	sum := block
+	var sum uint32
 	for first := 0; first < lanes; first += 8 {
 		sum ^= stripe(page, first)
 	}
-	return uint16(sum%65535) + 1
+	return sum
 }
 
 // stripe mixes eight neighbouring lanes, few enough to stay in registers.
 func stripe(page []byte, first int) uint32 {
 	s := [8]uint32(laneSeeds[first : first+8])
 	a, b, c, d, e, f, g, h := s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]
-	for row := 4 * first; row < PageSize; row += 4 * lanes {
+	for row := 4 * first; row < PageSize; row += rowSize {
 		w := page[row : row+32 : row+32]
 		a = mix(a, binary.LittleEndian.Uint32(w))
 		b = mix(b, binary.LittleEndian.Uint32(w[4:]))

@@ -31,8 +31,12 @@ func TestChecksum(t *testing.T) {
 			binary.LittleEndian.PutUint64(page[off:], r.Uint64())
 		}
 		block := r.Uint32()
-		if got, want := Checksum(page, block), plainChecksum(page, block); got != want {
+		want := plainChecksum(page, block)
+		if got := Checksum(page, block); got != want {
 			t.Errorf("checksum %#x, want %#x", got, want)
+		}
+		if got := uint16((sumLanesGo(page)^block)%65535) + 1; got != want {
+			t.Errorf("checksum without vectors %#x, want %#x", got, want)
 		}
 	}
 }

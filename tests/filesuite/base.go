@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -190,4 +192,25 @@ func DumpTree(t testing.TB, tree pg0.Tree) []string {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// Sums lists the regular files of a tree as sha256sum does, sorted.
+func Sums(t testing.TB, tree pg0.Tree) string {
+	t.Helper()
+	var lines []string
+	err := fs.WalkDir(tree, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		b, err := fs.ReadFile(tree, name)
+		if err == nil {
+			lines = append(lines, fmt.Sprintf("%x  ./%s\n", sha256.Sum256(b), name))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.SortFunc(lines, func(a, b string) int { return strings.Compare(a[64:], b[64:]) })
+	return strings.Join(lines, "")
 }

@@ -1,7 +1,6 @@
 package freeze_test
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -50,7 +49,7 @@ func ask(c *pgtest.Cluster) map[string][][]string {
 		pgtest.Exec(c.T, conn, "begin")
 		answers[q] = pgtest.Query(c.T, conn, q)
 		pgtest.Exec(c.T, conn, "rollback")
-		conn.Close(context.Background())
+		c.Close(conn)
 	}
 	return answers
 }
@@ -90,7 +89,7 @@ func newBase(t *testing.T, o pgtest.Options, rolledBack int) *pgtest.Cluster {
 	for range rolledBack {
 		pgtest.Exec(t, conn, "begin; insert into filler values ('x'); rollback")
 	}
-	conn.Close(context.Background())
+	c.Close(conn)
 	return c
 }
 

@@ -149,6 +149,12 @@ func TestVisible(t *testing.T) {
 	for _, name := range []string{"t", "p1", "p2", "quiet", "pg_toast_t"} {
 		got[name] = ctids(t, d.transformed(t, d.rels[name], heap.Transform{Limit: 1, SetChecksum: true}))
 	}
+	for name, found := range got {
+		plain := d.transformed(t, unhinted(t, d, name), heap.Transform{Limit: 1})
+		if diff := cmp.Diff(found, ctids(t, plain)); diff != "" {
+			t.Errorf("%s without hints:\n%s", name, diff)
+		}
+	}
 	if d.log.Future() != 0 {
 		t.Errorf("%d questions about transactions that had not begun", d.log.Future())
 	}
@@ -168,6 +174,31 @@ func TestVisible(t *testing.T) {
 			t.Errorf("%s:\n%s", name, diff)
 		}
 	}
+}
+
+// unhinted writes a copy of a relation whose tuples have lost their hint bits,
+// so that each must be judged by the logs.
+func unhinted(t *testing.T, d donor, name string) relation {
+	t.Helper()
+	const committed, invalid, multi = 1, 2, 16 // in the mask's high byte: of xmin, times 4 of xmax
+	r := d.rels[name]
+	pages := readFile(t, filepath.Join(d.Dir, r.path))
+	for block := 0; block*heap.PageSize < len(pages); block++ {
+		p := page(pages, block)
+		for tuple := range heap.Tuples(p) {
+			mask := &tuple.Bytes[21]
+			if *mask&(committed|invalid) != committed|invalid {
+				*mask &^= committed | invalid
+			}
+			if *mask &^= 4 * committed; *mask&multi == 0 {
+				*mask &^= 4 * invalid
+			}
+		}
+		binary.LittleEndian.PutUint16(p[8:], heap.Checksum(p, uint32(block)))
+	}
+	r.path += "_unhinted"
+	replace(t, filepath.Join(d.Dir, r.path), pages)
+	return r
 }
 
 func readFile(t *testing.T, name string) []byte {

@@ -86,9 +86,11 @@ func (w *writer) algorithm(path string) string {
 func (w *writer) stored(it Item, old fileState, block uint32, page []byte, hash uint64) bool {
 	lsn := heap.LSN(page)
 	switch {
+	case w.Mode == "FULL":
+		return true
 	case it.Stored != nil:
 		return it.Stored(block, page)
-	case w.Mode == "FULL" || !old.exists:
+	case !old.exists:
 		return true
 	case w.Mode == "DELTA":
 		return lsn >= w.parent.StartLSN || lsn == 0

@@ -24,7 +24,8 @@ type Item struct {
 
 	// Stored chooses the pages of a data file that a backup stores. A plain file
 	// is asked for once, as page 0 without bytes. nil leaves it to the backup's
-	// mode; plain files are then stored if they changed, whatever their times.
+	// mode; plain files are then stored if they changed, whatever their times. A
+	// full backup stores everything.
 	Stored func(block uint32, page []byte) bool
 }
 

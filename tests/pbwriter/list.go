@@ -154,13 +154,13 @@ func (w *Written) bytes() (stored, wal int64) {
 		}
 	}
 	if !w.Stream {
-		wal = (int64(w.StopLSN)/w.segmentSize - int64(w.StartLSN)/w.segmentSize) * w.segmentSize
+		wal = (int64(w.StopLSN)/w.Catalog.SegmentSize - int64(w.StartLSN)/w.Catalog.SegmentSize) * w.Catalog.SegmentSize
 	}
 	return stored, wal
 }
 
-// externalNumber is the number of an external directory: its place among the
+// ExternalNumber is the number of an external directory: its place among the
 // sorted ones, from 1.
-func (b *Backup) externalNumber(dir string) int {
+func (b *Backup) ExternalNumber(dir string) int {
 	return slices.Index(slices.Sorted(slices.Values(b.Externals)), dir) + 1
 }

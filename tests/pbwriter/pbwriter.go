@@ -145,12 +145,11 @@ type Backup struct {
 // Written is a backup that was written.
 type Written struct {
 	Backup
-	ID    string
-	Dir   string // of the backup
-	Lines []Line
-	files map[fileKey]fileState
-
-	segmentSize int64
+	Catalog *Catalog
+	ID      string
+	Dir     string // of the backup
+	Lines   []Line
+	files   map[fileKey]fileState
 }
 
 // Path returns where the backup keeps a file of the data directory.

@@ -3,6 +3,7 @@ package pbwriter
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"io"
 	"io/fs"
@@ -26,27 +27,53 @@ type fileState struct {
 	exists bool
 }
 
-// Write writes a backup of the items.
+// Write writes a backup of the items. If they have no backup_label it gets one.
 func (c *Catalog) Write(b Backup, items []Item) *Written {
 	c.t.Helper()
+	out, labelled := c.begin(b), false
+	for _, it := range items {
+		c.must(out.item(it))
+		labelled = labelled || it.Path == "backup_label"
+	}
+	if !labelled {
+		c.must(out.item(File("backup_label", []byte(c.label(&out.Backup)))))
+	}
+	return c.end(out)
+}
+
+func (c *Catalog) label(b *Backup) string {
+	return fmt.Sprintf("START WAL LOCATION: %v (file %s)\nCHECKPOINT LOCATION: %v\nBACKUP METHOD: streamed\nBACKUP FROM: primary\n"+
+		"START TIME: %s\nLABEL: pg_probackup\nSTART TIMELINE: %d\n",
+		b.StartLSN, c.SegmentName(b.Timeline, b.StartLSN, true), b.StartLSN+0x38, b.StartTime.Format("2006-01-02 15:04:05 UTC"), b.Timeline)
+}
+
+// begin makes the backup's directory.
+func (c *Catalog) begin(b Backup) *writer {
+	c.t.Helper()
 	b.defaults(c)
-	w := &Written{Backup: b, ID: ID(b.StartTime), files: map[fileKey]fileState{}, segmentSize: c.SegmentSize}
+	w := &Written{Backup: b, Catalog: c, ID: ID(b.StartTime), files: map[fileKey]fileState{}}
 	w.Dir = filepath.Join(c.InstanceDir(), w.ID)
 	parent := c.backups[b.Parent]
 	if parent == nil && b.Mode != "FULL" {
 		c.t.Fatalf("pbwriter: %s backup without a parent", b.Mode)
 	}
 	c.must(os.MkdirAll(filepath.Join(w.Dir, "database"), 0o755))
-	out := &writer{Written: w, parent: parent, crcTable: crc32.MakeTable(crc32.Castagnoli)}
-	if v := b.version(); v >= versionOldCRC && v <= versionOldCRCUntil {
-		out.crcTable = crc32.IEEETable
+	return &writer{Written: w, parent: parent, crcTable: crcTable(b.version())}
+}
+
+// crcTable is that of the checksums of files.
+func crcTable(version int) *crc32.Table {
+	if version >= versionOldCRC && version <= versionOldCRCUntil {
+		return crc32.IEEETable
 	}
-	for _, it := range items {
-		c.must(out.item(it))
-	}
+	return crc32.MakeTable(crc32.Castagnoli)
+}
+
+func (c *Catalog) end(out *writer) *Written {
+	c.t.Helper()
 	c.must(out.finish())
-	c.backups[w.ID] = w
-	return w
+	c.backups[out.ID] = out.Written
+	return out.Written
 }
 
 // A writer carries the state of a backup that is being written.
@@ -129,7 +156,7 @@ func (w *writer) plainFile(l *Line, it Item, source io.Reader) error {
 }
 
 func (w *writer) storedPlain(it Item, same bool) bool {
-	if it.Stored != nil {
+	if it.Stored != nil && w.Mode != "FULL" {
 		return it.Stored(0, nil)
 	}
 	return !same || alwaysCopied(it.Path)

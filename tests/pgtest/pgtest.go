@@ -263,14 +263,31 @@ func (c *Cluster) Exec(database, sql string) {
 	c.T.Helper()
 	conn := c.Connect(database)
 	Exec(c.T, conn, sql)
-	conn.Close(context.Background())
+	c.Close(conn)
+}
+
+// Close ends a session and waits until its process has gone: a server that is
+// told to stop before would log that it ended the session.
+func (c *Cluster) Close(conn *pgx.Conn) {
+	c.T.Helper()
+	pid := int(conn.PgConn().PID())
+	if err := conn.Close(context.Background()); err != nil {
+		c.T.Error(err)
+	}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH); <-tick.C {
+		if time.Now().After(deadline) {
+			c.T.Fatalf("session of process %d does not end", pid)
+		}
+	}
 }
 
 // Query returns the rows of a query as text; NULL is the empty string.
 func (c *Cluster) Query(database, sql string) [][]string {
 	c.T.Helper()
 	conn := c.Connect(database)
-	defer conn.Close(context.Background())
+	defer c.Close(conn)
 	return Query(c.T, conn, sql)
 }
 
@@ -299,4 +316,23 @@ func Query(t testing.TB, conn *pgx.Conn, sql string) [][]string {
 		rows = append(rows, text)
 	}
 	return rows
+}
+
+// Own gives a directory that the test filled to the server's user, with the
+// permissions that the server wants.
+func (c *Cluster) Own(dir string) {
+	c.T.Helper()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		c.T.Fatal(err)
+	}
+	cred := serverUser()
+	if cred == nil {
+		return
+	}
+	err := filepath.WalkDir(dir, func(name string, _ os.DirEntry, err error) error {
+		return errors.Join(err, os.Lchown(name, int(cred.Uid), int(cred.Gid)))
+	})
+	if err != nil {
+		c.T.Fatal(err)
+	}
 }

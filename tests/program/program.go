@@ -201,6 +201,7 @@ func Dial(t testing.TB, host string, port int, user, database string) *pgx.Conn 
 		t.Fatal(err)
 	}
 	config.RuntimeParams["timezone"] = "UTC"
+	config.RuntimeParams["statement_timeout"] = "120s" // a lock that never goes away fails the test
 	conn, err := pgx.ConnectConfig(context.Background(), config)
 	if err != nil {
 		t.Fatal(err)

@@ -114,3 +114,6 @@ func (w *Writer) segment() []byte {
 	}
 	return w.Archive[name]
 }
+
+// SkipPage leaves the rest of the page empty, as after a crash.
+func (w *Writer) SkipPage() { w.pos = (w.pos + pageSize - 1) / pageSize * pageSize }

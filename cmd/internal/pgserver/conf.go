@@ -37,10 +37,14 @@ func parseInto(settings map[string]string, tree fs.FS, name string, depth int) e
 	if depth > maxIncludes || !fs.ValidPath(name) {
 		return nil
 	}
-	text, err := fs.ReadFile(tree, name)
-	if errors.Is(err, fs.ErrNotExist) {
+	info, err := fs.Stat(tree, name)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular() {
 		return nil
 	}
+	if err != nil {
+		return fmt.Errorf("read settings: %w", err)
+	}
+	text, err := fs.ReadFile(tree, name)
 	if err != nil {
 		return fmt.Errorf("read settings: %w", err)
 	}
@@ -68,10 +72,14 @@ func includeDir(settings map[string]string, tree fs.FS, dir string, depth int) e
 	if !fs.ValidPath(dir) {
 		return nil
 	}
-	entries, err := fs.ReadDir(tree, dir)
-	if errors.Is(err, fs.ErrNotExist) {
+	info, err := fs.Stat(tree, dir)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
 		return nil
 	}
+	if err != nil {
+		return fmt.Errorf("read settings: %w", err)
+	}
+	entries, err := fs.ReadDir(tree, dir)
 	if err != nil {
 		return fmt.Errorf("read settings: %w", err)
 	}

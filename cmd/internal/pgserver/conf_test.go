@@ -100,6 +100,7 @@ func TestNormalLocale(t *testing.T) {
 func FuzzParseConf(f *testing.F) {
 	f.Add("a = 'b''c' # d\ninclude 'c'\n")
 	f.Add("a='\\")
+	f.Add("include ''\ninclude_dir 'c'")
 	f.Fuzz(func(t *testing.T, text string) {
 		settings, err := ParseConf(fstest.MapFS{"c": {Data: []byte(text)}}, "c")
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -24,6 +25,9 @@ type Bin struct {
 	Major   int    `json:"major"`
 	Version string `json:"version"` // as postgres prints it: 15.18 (Debian 15.18-0+deb12u1)
 }
+
+// String names the major version and the directory.
+func (b Bin) String() string { return fmt.Sprintf("%d in %s", b.Major, b.Dir) }
 
 // Path is the path of a program, such as postgres.
 func (b Bin) Path(program string) string { return filepath.Join(b.Dir, program) }
@@ -42,8 +46,8 @@ func Find(major int, bindir string) (Bin, error) {
 		switch {
 		case err == nil && bin.Major == major:
 			return bin, nil
-		case err == nil:
-			other = append(other, fmt.Sprintf("%d in %s", bin.Major, bin.Dir))
+		case err == nil && !slices.Contains(other, bin.String()):
+			other = append(other, bin.String())
 		}
 	}
 	found := ""

@@ -34,9 +34,7 @@ func VerifyArchive(ctx context.Context, c Catalog, jobs int, report func(WALDama
 	defer w.close()
 	v := &archiveCheck{world: w, told: map[string]bool{}, report: report, progress: progress}
 	for _, timeline := range w.segmentTimelines() {
-		if err := v.plan(ctx, timeline); err != nil {
-			return err
-		}
+		v.plan(timeline)
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(max(jobs, 1))
@@ -82,11 +80,8 @@ func (w *world) segmentTimelines() []uint32 {
 }
 
 // plan cuts the runs of a timeline into stretches, and reports the gaps.
-func (v *archiveCheck) plan(ctx context.Context, timeline uint32) error {
-	path, err := wal.NewPath(ctx, v.world, nil, wal.RootHistory(timeline))
-	if err != nil {
-		return err
-	}
+func (v *archiveCheck) plan(timeline uint32) {
+	path := v.world.index.Path(v.world, nil, wal.RootHistory(timeline))
 	needed, some := v.world.needed(timeline)
 	for _, first := path.Run(0); first != 0; {
 		last, next := path.Run(first)
@@ -100,7 +95,6 @@ func (v *archiveCheck) plan(ctx context.Context, timeline uint32) error {
 		}
 		first = next
 	}
-	return nil
 }
 
 // needed is the first segment of a timeline that a usable backup needs.

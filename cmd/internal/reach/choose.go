@@ -17,10 +17,13 @@ import (
 //
 // Time, xid and name are searched for in the WAL, record by record; for
 // everything else only the ends of the way are read. Examine reads the rest.
-func Choose(ctx context.Context, c Catalog, t Target) (*Choice, error) {
+func Choose(ctx context.Context, c Catalog, t Target, options ...Option) (*Choice, error) {
 	w, err := newWorld(ctx, c)
 	if err != nil {
 		return nil, err
+	}
+	for _, option := range options {
+		option(w)
 	}
 	defer w.close()
 	ways, err := w.candidates(ctx, t)

@@ -143,6 +143,11 @@ func (t Target) passes(at time.Time) bool {
 // search reads the way record by record until the target, and not beyond
 // limit unless that is 0.
 func (y *way) search(ctx context.Context, c *Choice, limit pg0.LSN) error {
+	key := y.searchKey(c.Target, limit)
+	if stop, ok := y.world.memory.recall(key); ok {
+		c.Stop = stop
+		return nil
+	}
 	t := newLongTravel(y)
 	defer t.close()
 	var later Stop // the first record of any kind that has a time beyond the target's
@@ -173,7 +178,11 @@ func (y *way) search(ctx context.Context, c *Choice, limit pg0.LSN) error {
 	case notFound:
 		return y.after(c.Target, t.tail)
 	}
-	return y.accept(c, t, stop)
+	if err := y.accept(c, t, stop); err != nil || end != nil {
+		return err // where WAL ends today it may go on tomorrow
+	}
+	y.world.memory.remember(key, c.Stop)
+	return nil
 }
 
 // or has another function look at each record first.
@@ -242,7 +251,7 @@ func (y *way) examine(ctx context.Context, c *Choice, progress func(at, end pg0.
 		if err := y.broken(end, t.tail); err != nil {
 			return err
 		}
-		return refuse("WAL ends at %s, before %s is reached at %s; reachable: %s", end.LSN, c.Target, c.Stop.LSN, y.reachable(t.tail))
+		return refuse("WAL ends at %s, before %s is reached at %s; %s", end.LSN, c.Target, c.Stop.LSN, y.extent(t.tail))
 	case err != nil:
 		return err
 	case c.Stop.Record != 0 && stop.Record != c.Stop.Record:

@@ -23,11 +23,7 @@ type way struct {
 // wayFrom finds the WAL for a backup: the archive's, and the backup's own
 // where the archive has not all that its consistent end needs.
 func (w *world) wayFrom(ctx context.Context, info pg0.PointInfo, h wal.History) (*way, error) {
-	y := &way{world: w, info: info, history: h}
-	var err error
-	if y.path, err = wal.NewPath(ctx, w, nil, h); err != nil {
-		return nil, err
-	}
+	y := &way{world: w, info: info, history: h, path: w.index.Path(w, nil, h)}
 	if last, _ := y.path.Run(y.first()); last >= y.lastOfBackup() || !info.Stream {
 		return y, nil
 	}
@@ -35,8 +31,8 @@ func (w *world) wayFrom(ctx context.Context, info pg0.PointInfo, h wal.History) 
 	if err != nil {
 		return nil, err
 	}
-	y.path, err = wal.NewPath(ctx, w, own, h)
-	return y, err
+	y.path = w.index.Path(w, own, h)
+	return y, nil
 }
 
 func (y *way) size() pg0.LSN { return pg0.LSN(y.path.SegmentSize()) }
@@ -78,6 +74,14 @@ func (y *way) reachable(t tail) Range {
 		r.ToTime = r.FromTime
 	}
 	return r
+}
+
+// extent says what is reachable up to a tail.
+func (y *way) extent(at tail) string {
+	if at.end < y.info.StopLSN {
+		return fmt.Sprintf("backup %s cannot become consistent, for which it needs WAL to %s", y.info.ID, y.info.StopLSN)
+	}
+	return "reachable: " + y.reachable(at).String()
 }
 
 // starts checks by the names of segments that the backup's own consistent end
@@ -132,7 +136,13 @@ const tailSegments = 16
 // as many segments are read as it takes to find a record and a time.
 func (y *way) tail(ctx context.Context) (tail, error) {
 	last, _ := y.path.Run(y.first())
-	name := y.path.Expected(last) + y.info.ID
+	if last < y.first() {
+		return tail{end: y.info.StartLSN}, nil
+	}
+	name := y.path.Expected(last)
+	if last-y.first() < tailSegments {
+		name += " from " + y.info.ID // whose beginning bounds the search
+	}
 	if t, ok := y.world.ends[name]; ok {
 		return t, nil
 	}
@@ -187,14 +197,14 @@ func (y *way) broken(end *wal.End, at tail) error {
 			number = seg.Number
 		}
 		if _, next := y.path.Run(number); next != 0 {
-			return refuse("WAL %s is missing (and the archive goes on with %s); reachable: %s; to stop there: --recovery-target-lsn=%s",
-				end.Missing, y.path.Expected(next), y.reachable(at), at.record)
+			return refuse("WAL %s is missing (and the archive goes on with %s); %s; to stop there: --recovery-target-lsn=%s",
+				end.Missing, y.path.Expected(next), y.extent(at), at.record)
 		}
 		return nil
 	}
 	if end.Damaged || y.path.Has(number+1) {
-		return exit.Error(exit.Corrupt, fmt.Errorf("WAL segment %s is damaged at %s: %s; reachable: %s: %w",
-			strings.TrimPrefix(end.Path, "pg_wal/"), end.LSN, end.Reason, y.reachable(at), pg0.ErrCorrupt))
+		return exit.Error(exit.Corrupt, fmt.Errorf("WAL segment %s is damaged at %s: %s; %s: %w",
+			strings.TrimPrefix(end.Path, "pg_wal/"), end.LSN, end.Reason, y.extent(at), pg0.ErrCorrupt))
 	}
 	return nil
 }

@@ -26,6 +26,8 @@ type world struct {
 	Catalog
 	infos  []pg0.PointInfo // newest first
 	names  []string        // of the archive
+	index  *wal.Index
+	memory Memory
 	points map[string]*pg0.Point
 	ends   map[string]tail // of runs of segments, by the name of their last one
 
@@ -49,10 +51,12 @@ func newWorld(ctx context.Context, c Catalog) (*world, error) {
 	slices.SortStableFunc(infos, func(a, b pg0.PointInfo) int {
 		return cmp.Or(b.StartTime.Compare(a.StartTime), cmp.Compare(b.ID, a.ID))
 	})
-	return &world{
+	w := &world{
 		Catalog: c, infos: infos, names: names,
 		points: map[string]*pg0.Point{}, ends: map[string]tail{}, failed: map[string]error{},
-	}, nil
+	}
+	w.index, err = wal.NewIndex(ctx, w)
+	return w, err
 }
 
 // WALNames is the list as it was when the question was asked.

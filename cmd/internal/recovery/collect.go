@@ -3,9 +3,12 @@ package recovery
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/fukanchik/pg0/cmd/internal/image"
 	"github.com/fukanchik/pg0/cmd/internal/pgserver"
@@ -32,7 +35,7 @@ func (c *census) take(ctx context.Context, databases []*relmap.Database) error {
 			continue
 		}
 		if err := c.askDatabase(ctx, database.Name, asked); err != nil {
-			if ctx.Err() != nil {
+			if ctx.Err() != nil || isDamage(err) {
 				return err
 			}
 			c.meta.Notes = append(c.meta.Notes, fmt.Sprintf("database %q could not be asked for its definitions: %v", database.Name, err))
@@ -47,6 +50,13 @@ func (c *census) take(ctx context.Context, databases []*relmap.Database) error {
 		return fmt.Errorf("no database of the recovered cluster can be asked: %s", c.meta.Notes)
 	}
 	return nil
+}
+
+// isDamage tells errors of the files from errors of what was asked: io_error,
+// data_corrupted and index_corrupted.
+func isDamage(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && slices.Contains([]string{"58030", "XX001", "XX002"}, pgErr.Code)
 }
 
 func isDefaultDatabase(name string) bool { return name == "postgres" || name == "template1" }
@@ -115,22 +125,22 @@ func (q question) ask(ctx context.Context, conn *pgx.Conn, into *answers) error 
 	return nil
 }
 
-// definitionsQuestion leaves out the system's own relations, and those that a
-// prepared transaction has locked: printing them would wait for ever.
+// definitionsQuestion asks what relmap.DefinitionsSQL asks, but not for relations
+// that a prepared transaction has locked: printing them would wait for ever.
 var definitionsQuestion = question{"definitions", `
 with locked as materialized (
 	select relation from pg_locks
 	where mode = 'AccessExclusiveLock' and locktype = 'relation' and granted and pid is distinct from pg_backend_pid()
 	  and database in (0, (select oid from pg_database where datname = current_database()))
 ), rel as materialized (
-	select c.oid, c.relkind, c.relispartition, c.relpartbound, quote_ident(n.nspname) || '.' || quote_ident(c.relname) as name
+	select c.oid, c.relname, c.relkind, c.relispartition, c.relpartbound
 	from pg_class c join pg_namespace n on n.oid = c.relnamespace
 	where c.oid >= 16384 and n.nspname not in ('pg_toast', 'information_schema') and n.nspname !~ '^pg_temp_|^pg_toast_temp_'
 	  and c.oid not in (select relation from locked where relation is not null)
 )
 select json_build_object(
 	'indexes', (select json_object_agg(i.indexrelid, json_strip_nulls(json_build_object(
-			'name', rel.name, 'def', pg_get_indexdef(i.indexrelid),
+			'name', rel.relname, 'def', pg_get_indexdef(i.indexrelid),
 			'constraint', pg_get_constraintdef(con.oid), 'conname', con.conname)))
 		from pg_index i join rel on rel.oid = i.indexrelid
 		left join pg_constraint con on con.conindid = i.indexrelid and con.contype in ('p', 'u', 'x')
@@ -139,11 +149,10 @@ select json_build_object(
 	'partition_keys', (select json_object_agg(oid, pg_get_partkeydef(oid)) from rel where relkind = 'p'),
 	'columns', (select json_object_agg(a.attrelid || '.' || a.attnum, format_type(a.atttypid, a.atttypmod))
 		from pg_attribute a join rel on rel.oid = a.attrelid
-		where a.attnum > 0 and not a.attisdropped and rel.relkind in ('r', 'p', 'm', 'v', 'f', 'c')),
+		where a.attnum > 0 and not a.attisdropped and rel.relkind in ('r', 'p', 'm', 'f', 'c')),
 	'missing', (select json_object_agg(a.attrelid || '.' || a.attnum,
-			case t.typdelim when ',' then (a.attmissingval::text::text[])[1]
-			else substr(a.attmissingval::text, 2, length(a.attmissingval::text) - 2) end)
-		from pg_attribute a join rel on rel.oid = a.attrelid left join pg_type t on t.oid = a.atttypid
+			array_to_string(a.attmissingval, ''))
+		from pg_attribute a join rel on rel.oid = a.attrelid
 		where a.attnum > 0 and not a.attisdropped and a.atthasmissing)
 )::text`}
 
@@ -182,8 +191,8 @@ from (
 	where setting ~* '^(session_preload_libraries|local_preload_libraries|dynamic_library_path|extension_control_path|jit_provider)='
 ) o`
 
-// collationsSQL asks for collations whose library has changed since indexes
-// were built, and before that was recorded for databases (15), for no more.
+// collationsSQL asks for the collations in use whose library has changed since
+// indexes were built. Databases record that from 15 on.
 func collationsSQL(major int) string {
 	database := ""
 	if major >= 15 {
@@ -196,6 +205,8 @@ select coalesce(json_agg(json_build_object('database', current_database(), 'name
 from (
 	select quote_ident(n.nspname) || '.' || quote_ident(c.collname) as name, c.collprovider::text as provider, c.collversion as recorded, actual
 	from pg_collation c join pg_namespace n on n.oid = c.collnamespace
-	cross join lateral (select case when c.collversion is not null then pg_collation_actual_version(c.oid) end as actual) a` + database + `
+	cross join lateral (select case when c.collversion is not null then pg_collation_actual_version(c.oid) end as actual) a
+	where c.oid in (select attcollation from pg_attribute where attrelid >= 16384
+		union select unnest(indcollation::oid[]) from pg_index where indexrelid >= 16384)` + database + `
 ) v where recorded is distinct from actual and recorded is not null`
 }

@@ -40,7 +40,7 @@ type Connect func(ctx context.Context, database string) (*pgx.Conn, error)
 func (m *Maker) Derive(ctx context.Context, parent *image.Image, change Change) (*image.Image, error) {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n", parent.Meta.Key, change.Digest))
 	key := hex.EncodeToString(sum[:10])
-	err := m.ensure(ctx, key, parent.Meta.Choice.Backup.ID, func(tmp string) error {
+	return m.get(ctx, key, parent.Meta.Source, parent.Meta.Choice.Backup.ID, func(tmp string) error {
 		meta := parent.Meta
 		meta.Key, meta.Parents, meta.Derived, meta.Change = key, parent.Keys(), change.Title, change.Record
 		meta.Prepared, meta.Collations, meta.Outside = nil, nil, nil // asked for again
@@ -53,10 +53,6 @@ func (m *Maker) Derive(ctx context.Context, parent *image.Image, change Change) 
 			})
 		})
 	})
-	if err != nil {
-		return nil, err
-	}
-	return m.cache().Open(ctx, key, parent.Meta.Source, m.Logger)
 }
 
 // boot starts a server on the mount of an image.

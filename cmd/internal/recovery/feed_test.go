@@ -142,6 +142,7 @@ func TestFeederLooksInArchiveAndBackup(t *testing.T) {
 		{name: "../../postgresql.conf", err: fs.ErrNotExist},
 		{name: segmentName(7), err: pg0.ErrCorrupt},
 	} {
+		f.wait() // for what was read ahead
 		f.own, f.segments = test.own, map[string]*segment{}
 		name, err := f.get(ctx, test.name)
 		if !errors.Is(err, test.err) {

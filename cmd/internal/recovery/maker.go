@@ -4,6 +4,7 @@
 package recovery
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -13,6 +14,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -56,10 +58,12 @@ func Key(catalog source.Catalog, ref source.Ref, choice *reach.Choice) string {
 // Make gives the image of a choice, made now if the cache has none. If another
 // command is making it, Make waits for that one. The image is to be closed.
 func (m *Maker) Make(ctx context.Context, ref source.Ref, catalog source.Catalog, choice *reach.Choice) (*image.Image, error) {
+	if err := m.apart(ref); err != nil {
+		return nil, err
+	}
 	key := Key(catalog, ref, choice)
 	examined := *choice // completed while the image is made
-	choice = &examined
-	err := m.ensure(ctx, key, choice.Backup.ID, func(tmp string) error {
+	return m.get(ctx, key, ref, choice.Backup.ID, func(tmp string) error {
 		point, err := catalog.Open(ctx, choice.Backup.ID)
 		if err != nil {
 			return err
@@ -69,14 +73,47 @@ func (m *Maker) Make(ctx context.Context, ref source.Ref, catalog source.Catalog
 				Maker: m, tmp: tmp, started: time.Now(),
 				meta: image.Meta{Key: key, Source: ref, Choice: *choice},
 			},
-			choice: choice, point: point, catalog: catalog,
+			choice: &examined, point: point, catalog: catalog,
 		}
 		return errors.Join(run.recover(ctx), point.Close())
 	})
-	if err != nil {
-		return nil, err
+}
+
+// apart refuses to keep images among backups: nothing is created there.
+func (m *Maker) apart(ref source.Ref) error {
+	dir, err := filepath.EvalSymlinks(string(m.State))
+	for parent := string(m.State); errors.Is(err, fs.ErrNotExist) && parent != "/"; {
+		parent = filepath.Dir(parent)
+		dir, err = filepath.EvalSymlinks(parent)
 	}
-	return m.cache().Open(ctx, key, ref, m.Logger)
+	if err != nil {
+		return err
+	}
+	catalog, err := filepath.EvalSymlinks(ref.Path)
+	if err != nil {
+		return err
+	}
+	if rel, err := filepath.Rel(catalog, dir); err == nil && filepath.IsLocal(rel) {
+		return exit.Error(exit.Refused, fmt.Errorf("state directory %s lies inside the backups of %s: give another with --state-dir", m.State, ref.Path))
+	}
+	return nil
+}
+
+// attempts bounds how often an image is made because another command removes it
+// before it is opened.
+const attempts = 3
+
+// get opens the image of a key, and makes it before if there is none.
+func (m *Maker) get(ctx context.Context, key string, ref source.Ref, name string, make func(tmp string) error) (*image.Image, error) {
+	for n := 1; ; n++ {
+		if err := m.ensure(ctx, key, name, make); err != nil {
+			return nil, err
+		}
+		made, err := m.cache().Open(ctx, key, ref, m.Logger)
+		if err == nil || n == attempts || m.cache().Has(key) {
+			return made, err
+		}
+	}
 }
 
 // ensure calls make under the lock of the key if the cache lacks the image.
@@ -84,6 +121,9 @@ func (m *Maker) ensure(ctx context.Context, key, name string, make func(tmp stri
 	cache := m.cache()
 	if cache.Has(key) {
 		return nil
+	}
+	if os.Geteuid() == 0 {
+		return exit.Error(exit.Refused, fmt.Errorf("backup %s must be recovered first, and PostgreSQL refuses to run as root: use an ordinary user, such as postgres", name))
 	}
 	lock, err := cache.Lock(ctx, key, func() { m.report(Progress{Stage: StageWait, Backup: name}) })
 	if err != nil {
@@ -101,25 +141,23 @@ func (m *Maker) ensure(ctx context.Context, key, name string, make func(tmp stri
 		return err
 	}
 	if err := make(tmp); err != nil {
-		err = fmt.Errorf("recover backup %s: %w", name, err)
-		if ctx.Err() != nil {
-			return errors.Join(exit.Error(exit.Interrupted, err), os.RemoveAll(tmp))
-		}
-		return m.keepLog(tmp, err)
+		return errors.Join(m.explain(ctx, key, fmt.Errorf("recover backup %s: %w", name, err)), os.RemoveAll(tmp))
 	}
-	return nil
+	return os.RemoveAll(m.logFile(key))
 }
 
-// failedLog is where the server's log of a recovery that failed is kept.
-const failedLog = "failed.log"
+// logFile is the log of the server that makes an image. It stays if that fails.
+func (m *Maker) logFile(key string) string { return filepath.Join(m.State.Images(), key+".log") }
 
-// keepLog removes what a failed recovery leaves, but for the server's log.
-func (m *Maker) keepLog(tmp string, err error) error {
-	kept := filepath.Join(m.State.Images(), failedLog)
-	if moved := os.Rename(filepath.Join(tmp, logFile), kept); moved != nil && !errors.Is(moved, fs.ErrNotExist) {
-		err = errors.Join(err, moved)
+// explain gives the exit code to the error of a recovery that failed.
+func (m *Maker) explain(ctx context.Context, key string, err error) error {
+	if ctx.Err() != nil {
+		return errors.Join(exit.Error(exit.Interrupted, err), os.RemoveAll(m.logFile(key)))
 	}
-	return errors.Join(err, os.RemoveAll(tmp))
+	if said, readErr := os.ReadFile(m.logFile(key)); readErr == nil && bytes.Contains(said, []byte("Input/output error")) {
+		return exit.Error(exit.Corrupt, err) // the mount gives no other reason for it
+	}
+	return err
 }
 
 // residue is what a maker that is killed leaves outside of its directory. It is
@@ -134,7 +172,6 @@ const (
 	residueFile = "residue.json"
 	mountDir    = "mnt"
 	walDir      = "wal"
-	logFile     = "postgres.log"
 	recipeFile  = "wal-fetch.json"
 )
 
@@ -192,7 +229,23 @@ func (m *Maker) Clear(ctx context.Context) (cleared []string, err error) {
 		}
 		cleared = append(cleared, entry.Key)
 	}
-	return cleared, nil
+	return cleared, m.clearLogs()
+}
+
+// clearLogs removes the logs of servers that failed and are not being tried
+// again.
+func (m *Maker) clearLogs() error {
+	entries, err := os.ReadDir(m.State.Images())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, entry := range entries {
+		key, isLog := strings.CutSuffix(entry.Name(), ".log")
+		if _, absent := os.Lstat(m.cache().TmpDir(key)); isLog && absent != nil {
+			err = errors.Join(err, os.Remove(m.logFile(key)))
+		}
+	}
+	return err
 }
 
 // bin finds the server programs for a backup.

@@ -194,7 +194,7 @@ func (r *run) ended(ready error) error {
 func (r *run) recovered() error {
 	f, stop := r.log.facts, r.choice.Stop
 	if f.stopped == "" {
-		return fmt.Errorf("PostgreSQL ended recovery at %s without reaching the target %s; see %s", f.redone, r.choice.Target, filepath.Join(r.State.Images(), failedLog))
+		return fmt.Errorf("PostgreSQL ended recovery at %s without reaching the target %s; see %s", f.redone, r.choice.Target, r.logFile(r.meta.Key))
 	}
 	if stop.Record != 0 && !stop.Before && f.redone != stop.Record {
 		return fmt.Errorf("PostgreSQL replayed to the record at %s, not to that at %s: the WAL has changed meanwhile, try again", f.redone, stop.Record)
@@ -202,6 +202,10 @@ func (r *run) recovered() error {
 	r.meta.Choice = *r.choice
 	r.meta.Recovered = image.Recovered{
 		LSN: stop.LSN, Time: stop.Time, XID: stop.XID, Timeline: f.timeline, Stopped: f.stopped, Consists: f.consistent,
+	}
+	if r.meta.Recovered.Time.IsZero() {
+		// No transaction ended since the backup began: the tool knows of the one before.
+		r.meta.Recovered.Time = r.choice.Backup.RecoveryTime
 	}
 	for _, t := range r.choice.Tablespaces {
 		r.meta.Notes = append(r.meta.Notes, fmt.Sprintf("WAL at %s creates tablespace %d in %s: its files are below the mount, that directory was not touched", t.LSN, t.OID, t.Path))

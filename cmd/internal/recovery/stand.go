@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -45,6 +46,10 @@ func (s *stand) mnt() string { return filepath.Join(s.tmp, mountDir) }
 // run takes the steps on a mount of the tree, and makes the image of what they
 // leave.
 func (s *stand) run(ctx context.Context, tree serve.TreeRef, steps ...func(context.Context) error) (err error) {
+	// Left there by a run that failed.
+	if err := os.RemoveAll(s.logFile(s.meta.Key)); err != nil {
+		return err
+	}
 	if s.bin, err = s.Maker.bin(s.meta.Choice.Backup.Version); err != nil {
 		return err
 	}
@@ -56,10 +61,37 @@ func (s *stand) run(ctx context.Context, tree serve.TreeRef, steps ...func(conte
 	defer func() { err = errors.Join(err, s.close()) }()
 	for _, step := range append(steps, s.ask, s.stop, s.tidy) {
 		if err := step(ctx); err != nil {
-			return errors.Join(err, s.kill())
+			return errors.Join(s.blame(err), s.kill())
 		}
 	}
-	return s.seal()
+	return errors.Join(s.pass(), s.seal())
+}
+
+// serveLog is what the process that serves the mount has to say.
+const serveLog = "serve.log"
+
+// blame adds what the mount has said to the error of a server that it gave
+// nothing but an I/O error.
+func (s *stand) blame(err error) error {
+	said, readErr := os.ReadFile(filepath.Join(s.tmp, serveLog))
+	if readErr != nil {
+		return err
+	}
+	for line := range bytes.Lines(said) {
+		if bytes.Contains(line, []byte("input/output error")) {
+			return fmt.Errorf("%w; the mount said: %s", err, bytes.TrimSpace(line))
+		}
+	}
+	return err
+}
+
+// pass hands on what the mount has said although all went well.
+func (s *stand) pass() error {
+	said, err := os.ReadFile(filepath.Join(s.tmp, serveLog))
+	for line := range bytes.Lines(said) {
+		s.Logger.Warn("while an image was made", "mount", string(bytes.TrimSpace(line)))
+	}
+	return err
 }
 
 // mount serves a tree copy-on-write in a private directory.
@@ -73,8 +105,13 @@ func (s *stand) mount(ctx context.Context, tree serve.TreeRef) error {
 	if err := errors.Join(s.saveResidue(), os.Mkdir(s.mnt(), 0o700), os.Mkdir(filepath.Join(s.tmp, walDir), 0o700)); err != nil {
 		return err
 	}
+	said, err := os.Create(filepath.Join(s.tmp, serveLog))
+	if err != nil {
+		return err
+	}
+	defer said.Close()
 	s.child, err = serve.Start(ctx, serve.Recipe{
-		Tree: tree, Mountpoint: s.mnt(), Layer: serve.Layer{TempDir: s.tmp}, Name: "pg0-image",
+		Tree: tree, Mountpoint: s.mnt(), Layer: serve.Layer{TempDir: s.tmp}, Name: "pg0-image", Log: said,
 	})
 	if err != nil {
 		return errors.Join(err, state.RemoveSocketDir(s.left.SocketDir))
@@ -112,7 +149,7 @@ func (s *stand) config() pgserver.Config {
 
 // start runs postgres on the mount.
 func (s *stand) start() (err error) {
-	s.log = follower{name: filepath.Join(s.tmp, logFile)}
+	s.log = follower{name: s.logFile(s.meta.Key)}
 	s.server, err = pgserver.Start(pgserver.Options{Bin: s.bin, DataDir: s.mnt(), LogFile: s.log.name})
 	if err != nil {
 		return err

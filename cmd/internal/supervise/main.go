@@ -81,6 +81,9 @@ func (s *supervisor) begin(ctx context.Context, in io.Reader) (err error) {
 	if m.Created, err = makeMountpoint(m.Mountpoint); err != nil {
 		return err
 	}
+	if before, err := s.job.State.Load(m.ID); err == nil && before.Created {
+		m.Created = true // and could not be removed when the machine went down
+	}
 	// Saved before anything is started, so that a crash leaves nothing unnamed.
 	if err := s.job.State.Save(m); err != nil {
 		return err

@@ -28,14 +28,21 @@ func Resolve(name string) (string, error) {
 	return filepath.Join(parent, filepath.Base(name)), nil
 }
 
-// CheckMountpoint refuses a resolved mount point that is in use, not an empty
-// directory, or lies inside one of the directories to keep apart, or around it:
-// a file system below itself hangs in the kernel.
-func CheckMountpoint(dir state.Dir, mountpoint string, apart []string) error {
+// CheckPlaces refuses a resolved mount point that is in use, not an empty
+// directory, or lies inside a catalog, the layer or the state directory, or
+// around one: a file system below itself hangs in the kernel. Nor may layer and
+// state lie inside a catalog, where nothing is ever written. An empty layer is
+// none.
+func CheckPlaces(dir state.Dir, mountpoint, layer string, catalogs []string) error {
 	if err := checkFree(dir, mountpoint); err != nil {
 		return err
 	}
-	for _, other := range append(apart, string(dir)) {
+	for _, catalog := range catalogs {
+		if err := errors.Join(checkOutside(catalog, "layer", layer), checkOutside(catalog, "state directory", string(dir))); err != nil {
+			return err
+		}
+	}
+	for _, other := range append(catalogs, layer, string(dir)) {
 		if other == "" {
 			continue
 		}
@@ -51,6 +58,25 @@ func CheckMountpoint(dir state.Dir, mountpoint string, apart []string) error {
 		}
 	}
 	return checkEmpty(mountpoint)
+}
+
+// checkOutside refuses to write into a catalog.
+func checkOutside(catalog, what, name string) error {
+	if name == "" {
+		return nil
+	}
+	real, err := existingPath(name)
+	if err != nil {
+		return err
+	}
+	backups, err := existingPath(catalog)
+	if err != nil {
+		return err
+	}
+	if contains(backups, real) {
+		return refuse("%s %s lies inside the backups of %s: choose a directory outside of them", what, name, catalog)
+	}
+	return nil
 }
 
 func refuse(format string, args ...any) error {

@@ -11,7 +11,7 @@ import (
 	"github.com/fukanchik/pg0/cmd/internal/supervise"
 )
 
-func TestCheckMountpoint(t *testing.T) {
+func TestCheckPlaces(t *testing.T) {
 	root, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -42,19 +42,24 @@ func TestCheckMountpoint(t *testing.T) {
 		{"full", "catalog", "not empty"},
 		{"file", "catalog", "not a directory"},
 		{"state/new", "catalog", "lies inside"},
+		{"new", ".", "state directory"},
 	}
 	for _, test := range tests {
 		mountpoint, err := supervise.Resolve(filepath.Join(root, test.mountpoint))
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = supervise.CheckMountpoint(state.Dir(filepath.Join(root, "state")), mountpoint, []string{filepath.Join(root, test.apart)})
+		err = supervise.CheckPlaces(state.Dir(filepath.Join(root, "state")), mountpoint, "", []string{filepath.Join(root, test.apart)})
 		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 			t.Errorf("%s beside %s: %v, want %q", test.mountpoint, test.apart, err, test.want)
 		}
 		if err != nil && exit.Code(err) != exit.Refused {
 			t.Errorf("%s: exit code %d", test.mountpoint, exit.Code(err))
 		}
+	}
+	err = supervise.CheckPlaces(state.Dir(filepath.Join(root, "state")), filepath.Join(root, "new"), filepath.Join(root, "link", "layer"), []string{filepath.Join(root, "catalog")})
+	if err == nil || !strings.Contains(err.Error(), "layer") {
+		t.Errorf("a layer inside the backups: %v", err)
 	}
 	if _, err := supervise.Resolve(filepath.Join(root, "missing", "new")); exit.Code(err) != exit.NotFound {
 		t.Errorf("a missing parent: %v", err)

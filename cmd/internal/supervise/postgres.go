@@ -98,6 +98,8 @@ func (s *supervisor) start(ctx context.Context, server *Server) error {
 		if err := s.reconfigure(server); err != nil {
 			return err
 		}
+		old := s.job.Server
+		server.Durable, server.RollBack, server.Rebuild = old.Durable, old.RollBack, old.Rebuild
 		s.job.Server = server
 		m.Port, m.Listen = server.Port, server.Listen
 	}
@@ -265,28 +267,49 @@ func (s *supervisor) postgresEnded() {
 // start, and other users of the mount, are an error with exit code 7, unless
 // force ends them.
 func (s *supervisor) umount(force bool) error {
-	m := &s.job.Mount
+	m, own := &s.job.Mount, s.job.Mount.Postgres
+	var err error
 	if s.postgres != nil {
-		if err := s.endPostgres(s.postgres, pgserver.Fast); err != nil {
-			return err
-		}
-	} else if err := endForeign(m.Mountpoint, force); err != nil {
+		err = s.endPostgres(s.postgres, pgserver.Fast)
+	} else {
+		err = endForeign(m.Mountpoint, force)
+	}
+	if err != nil && !force {
 		return err
 	}
-	err := s.child.Unmount()
+	if err == nil {
+		err = s.unmountChild(force)
+	}
 	switch {
 	case err == nil:
 		<-s.child.Done() // it writes the layer before it ends
 		err = s.child.Err()
 	case force:
 		s.log.Warn("detach a mount that is in use", "error", err)
-		if err = detach(m.Mountpoint, s.child.ID); err != nil {
+		if err = errors.Join(detach(m.Mountpoint, s.child.ID), endHard(own)); err != nil {
 			return err
 		}
 	default:
 		return err
 	}
 	return errors.Join(err, clear(m), s.job.State.Remove(m.ID))
+}
+
+// unmountChild asks the serving process to unmount. With force one that does not
+// answer is not waited for.
+func (s *supervisor) unmountChild(force bool) error {
+	done := make(chan error, 1)
+	go func() { done <- s.child.Unmount() }()
+	var limit <-chan time.Time
+	if force {
+		limit = time.After(patience)
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-limit:
+		return errors.New("the process that serves the mount does not answer")
+	}
 }
 
 // endForeign stops a server that somebody else has started, if force allows it.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -38,7 +39,7 @@ func spacious(left uint64) (archive walfiles.Archive, paths []string) {
 // TestConfine changes segments one by one, in any order, and has pg_waldump
 // read the result: every path is inside, everything else is as it was.
 func TestConfine(t *testing.T) {
-	for _, left := range []uint64{8, 16, 24, 32, 40, 48, 56, 64, 200} {
+	for _, left := range []uint64{16, 24, 40, 64} {
 		archive, paths := spacious(left)
 		before := dump(t, archive)
 		var found []string
@@ -57,8 +58,8 @@ func TestConfine(t *testing.T) {
 				want[i].Event = string(oid) + ` "."`
 			}
 		}
-		if diff := cmp.Diff(want, dump(t, inside)); diff != "" {
-			t.Errorf("left %d: confined (-want +pg_waldump):\n%s", left, diff)
+		if got := dump(t, inside); !slices.Equal(want, got) {
+			t.Errorf("left %d: confined (-want +pg_waldump):\n%s", left, cmp.Diff(want, got))
 		}
 		for _, path := range paths {
 			if !seen[path] {

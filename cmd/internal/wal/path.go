@@ -15,6 +15,44 @@ import (
 
 var errNoSegment = fmt.Errorf("WAL segment: %w", fs.ErrNotExist)
 
+// An Index knows which segments an archive has, without opening any.
+type Index struct {
+	size    int64
+	have    map[archived]bool
+	numbers []uint64 // of segments of all timelines, sorted
+}
+
+// archived is a segment in an archive, whole or not.
+type archived struct {
+	Segment
+	partial bool
+}
+
+func (a archived) name(size int64) string {
+	if a.partial {
+		return a.Name(size) + PartialSuffix
+	}
+	return a.Name(size)
+}
+
+// NewIndex lists an archive.
+func NewIndex(ctx context.Context, archive pg0.WALArchive) (*Index, error) {
+	names, err := archive.WALNames(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list the WAL archive: %w", err)
+	}
+	x := &Index{size: archive.SegmentSize(), have: make(map[archived]bool, len(names))}
+	for _, name := range names {
+		whole := strings.TrimSuffix(name, PartialSuffix)
+		if seg, ok := ParseSegment(whole, x.size); ok {
+			x.have[archived{seg, whole != name}] = true
+			x.numbers = append(x.numbers, seg.Number)
+		}
+	}
+	slices.Sort(x.numbers)
+	return x, nil
+}
+
 // A Path is the way through the log that recovery takes to one timeline: for
 // each number the file of the newest timeline that has begun by then, as
 // PostgreSQL chooses. The archive comes before a backup's own pg_wal, whose
@@ -23,31 +61,27 @@ type Path struct {
 	History History
 
 	archive pg0.WALArchive
-	names   map[string]bool // of the archive
-	own     fs.FS           // a cluster directory; nil: none
-	numbers []uint64        // of the archive's segments of all timelines, sorted
+	index   *Index
+	own     fs.FS // a cluster directory; nil: none
 	size    int64
 
 	mu   sync.Mutex
-	gone map[string]bool // listed, but removed since
+	gone map[archived]bool // listed, but removed since
 }
 
 // NewPath follows history through the archive and the pg_wal of own, which may
 // be nil.
 func NewPath(ctx context.Context, archive pg0.WALArchive, own fs.FS, history History) (*Path, error) {
-	listed, err := archive.WALNames(ctx)
+	index, err := NewIndex(ctx, archive)
 	if err != nil {
-		return nil, fmt.Errorf("list the WAL archive: %w", err)
+		return nil, err
 	}
-	p := &Path{History: history, archive: archive, names: make(map[string]bool, len(listed)), own: own, size: archive.SegmentSize(), gone: map[string]bool{}}
-	for _, name := range listed {
-		p.names[name] = true
-		if s, ok := ParseSegment(strings.TrimSuffix(name, PartialSuffix), p.size); ok {
-			p.numbers = append(p.numbers, s.Number)
-		}
-	}
-	slices.Sort(p.numbers)
-	return p, nil
+	return index.Path(archive, own, history), nil
+}
+
+// Path is NewPath for an archive that was listed before.
+func (x *Index) Path(archive pg0.WALArchive, own fs.FS, history History) *Path {
+	return &Path{History: history, archive: archive, index: x, own: own, size: x.size, gone: map[archived]bool{}}
 }
 
 // SegmentSize is the length of every segment in bytes.
@@ -71,7 +105,7 @@ func (p *Path) covers(s Stretch, number uint64) bool {
 
 // Has tells whether a segment is there, without opening it.
 func (p *Path) Has(number uint64) bool {
-	_, _, err := p.locate(number)
+	_, _, _, err := p.locate(number)
 	return err == nil
 }
 
@@ -83,8 +117,8 @@ func (p *Path) Run(first uint64) (last, next uint64) {
 	for p.Has(last) {
 		last++
 	}
-	i, _ := slices.BinarySearch(p.numbers, last)
-	for _, next := range p.numbers[i:] {
+	i, _ := slices.BinarySearch(p.index.numbers, last)
+	for _, next := range p.index.numbers[i:] {
 		if p.Has(next) {
 			return last - 1, next
 		}
@@ -92,68 +126,67 @@ func (p *Path) Run(first uint64) (last, next uint64) {
 	return last - 1, 0
 }
 
-// locate chooses the file for a segment. name is as the archive lists it,
-// empty for a file of the own pg_wal.
-func (p *Path) locate(number uint64) (s Stretch, name string, err error) {
+// locate chooses the file for a segment, and tells whether it is the backup's
+// own and not the archive's.
+func (p *Path) locate(number uint64) (s Stretch, file archived, own bool, err error) {
 	for i := len(p.History) - 1; i >= 0; i-- {
 		s := p.History[i]
 		if !p.covers(s, number) {
 			continue
 		}
-		plain := Segment{s.Timeline, number}.Name(p.size)
-		for _, name := range []string{plain, plain + PartialSuffix} {
-			if p.names[name] && !p.isGone(name) {
-				return s, name, nil
+		whole := archived{Segment{s.Timeline, number}, false}
+		for _, file := range []archived{whole, {whole.Segment, true}} {
+			if p.index.have[file] && !p.isGone(file) {
+				return s, file, false, nil
 			}
 		}
 		if p.own == nil {
 			continue
 		}
-		if _, err := fs.Stat(p.own, "pg_wal/"+plain); err == nil {
-			return s, "", nil
+		if _, err := fs.Stat(p.own, "pg_wal/"+whole.Name(p.size)); err == nil {
+			return s, whole, true, nil
 		} else if !errors.Is(err, fs.ErrNotExist) {
-			return s, "", err
+			return s, whole, true, err
 		}
 	}
-	return Stretch{}, "", errNoSegment
+	return Stretch{}, archived{}, false, errNoSegment
 }
 
-func (p *Path) isGone(name string) bool {
+func (p *Path) isGone(file archived) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.gone[name]
+	return p.gone[file]
 }
 
 // Segment opens the file for a segment. One that retention has removed since
 // the archive was listed is missing from then on.
 func (p *Path) Segment(ctx context.Context, number uint64) (*OpenSegment, error) {
 	for {
-		s, name, err := p.locate(number)
+		s, file, own, err := p.locate(number)
 		if err != nil {
 			return nil, err
 		}
-		open, err := p.open(ctx, number, s, name)
-		if name == "" || !errors.Is(err, fs.ErrNotExist) {
+		open, err := p.open(ctx, s, file, own)
+		if own || !errors.Is(err, fs.ErrNotExist) {
 			return open, err
 		}
 		p.mu.Lock()
-		p.gone[name] = true
+		p.gone[file] = true
 		p.mu.Unlock()
 	}
 }
 
-func (p *Path) open(ctx context.Context, number uint64, s Stretch, name string) (*OpenSegment, error) {
-	open := &OpenSegment{Segment: Segment{s.Timeline, number}, Path: name}
-	open.Unfinished = name == "" || strings.HasSuffix(name, PartialSuffix)
-	if s.End != 0 && number == uint64(s.End)/uint64(p.size) {
+func (p *Path) open(ctx context.Context, s Stretch, file archived, own bool) (*OpenSegment, error) {
+	open := &OpenSegment{Segment: file.Segment, Path: file.name(p.size), Unfinished: own || file.partial}
+	if s.End != 0 && file.Number == uint64(s.End)/uint64(p.size) {
 		open.Limit = s.End
 	}
 	var err error
-	if name == "" {
-		open.Path = "pg_wal/" + open.Name(p.size)
+	if own {
+		open.Path = "pg_wal/" + open.Path
 		open.File, err = p.openOwn(open.Path)
 	} else {
-		open.File, err = p.archive.WAL(ctx, name)
+		open.File, err = p.archive.WAL(ctx, open.Path)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("WAL segment %s: %w", open.Path, err)
@@ -166,10 +199,10 @@ func (p *Path) openOwn(path string) (pg0.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := file.(io.ReaderAt); !ok {
-		return nil, errors.Join(fmt.Errorf("%s is not a regular file", path), file.Close())
+	if f, ok := file.(pg0.File); ok {
+		return f, nil
 	}
-	return file.(pg0.File), nil
+	return nil, errors.Join(fmt.Errorf("%s is not a regular file", path), file.Close())
 }
 
 // LoadHistory reads the history of a timeline from the archive, or else from
