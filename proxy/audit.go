@@ -31,11 +31,14 @@ func (a *audit) because(e *Error) { a.reason = e }
 
 // write is called once, after both directions have ended.
 func (a *audit) write(s *session) {
+	if relations, _ := s.labels.known(); !s.grafted && relations != nil && a.statements.Load() > 0 {
+		a.points[relations.Base.Point] = true
+	}
 	attrs := []slog.Attr{
 		slog.String("user", a.who), slog.String("from", a.from), slog.Bool("tls", a.secure),
 		slog.String("application", a.application),
 		slog.String("database", a.database), slog.String("mix", a.mix),
-		slog.Any("points", slices.Sorted(maps.Keys(a.points))),
+		slog.Any("points", append([]string{}, slices.Sorted(maps.Keys(a.points))...)),
 		slog.Int64("statements", a.statements.Load()),
 		slog.Int64("bytes_received", a.received.Load()), slog.Int64("bytes_sent", a.sent.Load()),
 		slog.Duration("duration", time.Since(a.since)),
