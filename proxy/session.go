@@ -305,14 +305,12 @@ func (s *session) fromClient() {
 	defer s.server.work.Done()
 	err := newPump(s.client, (*clientSide)(s)).run(nil)
 	var known *Error
-	switch {
-	case errors.As(err, &known):
+	if errors.As(err, &known) {
 		s.end(known)
-	case s.left.Load():
-	default:
-		// Like a server, it first finishes what it was asked for.
-		_ = s.backend.CloseWrite()
+		return
 	}
+	// The server first finishes what it was asked for.
+	_ = s.backend.CloseWrite()
 }
 
 // fromServer forwards until the server ends the session, and ends it.
