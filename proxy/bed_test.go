@@ -56,6 +56,7 @@ type fakeRouter struct {
 	secrets   map[string]Secret
 	labels    Labels
 	relations *Relations
+	unread    error // why they cannot be read
 	server    *fakeServer
 	openError error
 	say       []string
@@ -78,7 +79,12 @@ func (r *fakeRouter) Open(_ context.Context, _ string, say func(string)) (*Backe
 	r.closed.Add(1)
 	return &Backend{
 		Address: r.server.address, Database: "shop", Labels: r.labels, Close: r.closed.Done,
-		Relations: func(context.Context) (*Relations, error) { return r.relations, nil },
+		Relations: func(context.Context) (*Relations, error) {
+			if r.unread != nil {
+				return nil, r.unread
+			}
+			return r.relations, nil
+		},
 	}, nil
 }
 

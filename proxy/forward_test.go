@@ -96,9 +96,9 @@ func TestForwardsEveryByte(t *testing.T) {
 	}
 }
 
-// TestHugeMessagesStream passes a row of 256 MB each way in little memory.
+// TestHugeMessagesStream passes a row of 64 MB each way in little memory.
 func TestHugeMessagesStream(t *testing.T) {
-	const size = 256 << 20
+	const size = 64 << 20
 	head := func(kind byte) []byte {
 		return binary.BigEndian.AppendUint32([]byte{kind}, size+4)
 	}
@@ -126,7 +126,7 @@ func TestHugeMessagesStream(t *testing.T) {
 		t.Errorf("the client got %d bytes: %v", n, err)
 	}
 	runtime.ReadMemStats(&after)
-	if used := int64(after.HeapSys) - int64(before.HeapSys); used > 64<<20 {
+	if used := int64(after.HeapSys) - int64(before.HeapSys); used > 24<<20 {
 		t.Errorf("the heap grew by %d MB", used>>20)
 	}
 }
@@ -491,7 +491,7 @@ func (c *collector) send(b []byte, _ bool) error {
 	return nil
 }
 
-func (c *collector) pause() error { return nil }
+func (c *collector) waits() <-chan struct{} { return nil }
 
 // FuzzPump forwards messages in pieces: nothing may be lost, added or moved.
 func FuzzPump(f *testing.F) {

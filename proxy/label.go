@@ -46,6 +46,7 @@ type labeller struct {
 	mu        sync.Mutex
 	relations *Relations
 	unread    error // why relations could not be read
+	over      bool  // nobody will answer any more
 	tracker
 }
 
@@ -118,6 +119,11 @@ func (l *labeller) execute(portal string) {
 
 // decide makes the client's side wait for the answer to a request.
 func (l *labeller) decide(c change, request int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over {
+		return
+	}
 	l.deciding.Store(&decision{change: c, request: request, done: make(chan struct{})})
 }
 
@@ -184,6 +190,9 @@ func (l *labeller) leaveBlock() {
 
 // abandon lets a waiting client's side go on when the session ends.
 func (l *labeller) abandon() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.over = true
 	if d := l.deciding.Swap(nil); d != nil {
 		close(d.done)
 	}

@@ -14,6 +14,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -333,7 +334,13 @@ func (s *Server) Sessions() int {
 	return len(s.sessions)
 }
 
+// isTemporary says that the next client may be taken: the kernel has run out of
+// something, or this client has left already.
 func isTemporary(err error) bool {
-	var netErr net.Error
-	return errors.As(err, &netErr) && netErr.Temporary() //nolint:staticcheck // of accept, it says that the next one may succeed
+	for _, one := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED} {
+		if errors.Is(err, one) {
+			return true
+		}
+	}
+	return false
 }

@@ -29,8 +29,9 @@ type side interface {
 	look(kind byte, body []byte, message []byte) (instead []byte, err error)
 	// send passes bytes on; whole says whether the last of them ends a message.
 	send(b []byte, whole bool) error
-	// pause is called when all that was read has been sent.
-	pause() error
+	// waits returns what has to be closed before anything is sent after the
+	// message that was looked into last; nil if nothing.
+	waits() <-chan struct{}
 }
 
 // A pump forwards messages as bytes. It follows their lengths, so that it knows
@@ -225,21 +226,26 @@ func (p *pump) forward(data []byte) (used int, err error) {
 			return at, err
 		}
 	}
-	if err := p.send(data[sent:at]); err != nil {
-		return at, err
-	}
-	return at, p.side.pause()
+	return at, p.send(data[sent:at])
 }
 
-// replace sends another message in the place of one, unless it is the same.
+// replace sends another message in the place of one, unless it is the same and
+// may go on with those before and after it.
 func (p *pump) replace(data, instead []byte, sent, at, end int) (newAt, newSent int, err error) {
-	if len(instead) == end-at && &instead[0] == &data[at] {
+	waits := p.side.waits()
+	if len(instead) == end-at && &instead[0] == &data[at] && waits == nil {
 		return end, sent, nil
 	}
 	if err := p.send(data[sent:at]); err != nil {
 		return at, sent, err
 	}
-	return end, end, p.send(instead)
+	if err := p.send(instead); err != nil {
+		return at, sent, err
+	}
+	if waits != nil {
+		<-waits
+	}
+	return end, end, nil
 }
 
 func (p *pump) send(b []byte) error {

@@ -217,10 +217,10 @@ func (c *clientSide) send(b []byte, _ bool) error {
 	return closed(err)
 }
 
-// pause waits while the server carries out a change of pg0.label.
-func (c *clientSide) pause() error {
+// waits holds the client while the server carries out a change of pg0.label.
+func (c *clientSide) waits() <-chan struct{} {
 	if d := c.labels.deciding.Load(); d != nil {
-		<-d.done
+		return d.done
 	}
 	return nil
 }
@@ -416,4 +416,4 @@ func (v *serverSide) send(b []byte, whole bool) error {
 	return closed(err)
 }
 
-func (v *serverSide) pause() error { return nil }
+func (v *serverSide) waits() <-chan struct{} { return nil }

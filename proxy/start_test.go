@@ -231,7 +231,7 @@ func TestUnknownRoleLooksLikeAnother(t *testing.T) {
 		_, rest, _ := strings.Cut(string(m.(*pgproto3.AuthenticationSASLContinue).Data), ",")
 		return rest
 	}
-	if salt("nobody") != salt("nobody") || salt("nobody") == salt("somebody") {
+	if first, again := salt("nobody"), salt("nobody"); first != again || first == salt("somebody") {
 		t.Error("salts of unknown roles change, or are the same for all")
 	}
 	if len(salt("nobody")) != len(salt("bob")) {
@@ -264,8 +264,10 @@ func testTLS(t *testing.T) (server, client *tls.Config) {
 		&tls.Config{RootCAs: roots, ServerName: "127.0.0.1"}
 }
 
-var sslRequest = []byte{0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f}
-var gssRequest = []byte{0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x30}
+var (
+	sslRequest = []byte{0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f}
+	gssRequest = []byte{0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x30}
+)
 
 // encryption sends a request for encryption and returns the one byte of the answer.
 func encryption(t *testing.T, conn net.Conn, packet []byte) string {
