@@ -25,10 +25,6 @@ var formats = map[string]sourceFormat{
 		keys:    []string{"path", "instance"},
 		moments: []Kind{KindBackup, KindLatest, KindImmediate, KindTime, KindLSN, KindXID, KindName},
 	},
-	"layer": {
-		keys:    []string{"path"},
-		moments: []Kind{KindLatest},
-	},
 }
 
 // Parse reads a mapping file. name is its path: errors begin with it and

@@ -20,7 +20,7 @@ type Spec struct {
 type Source struct {
 	Name     string
 	Line     int
-	Format   string // probackup or layer
+	Format   string // probackup
 	Path     string // relative ones have been joined to the file's directory
 	Instance string // "" means the only one
 }

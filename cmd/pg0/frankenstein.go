@@ -25,6 +25,7 @@ type frankensteinCmd struct {
 	mapFile   string
 	dryRun    bool
 	toolExact bool
+	lock      bool
 }
 
 func frankensteinCommand(g *global) *cobra.Command {
@@ -51,6 +52,7 @@ anything is mounted.`,
 	flags.StringVar(&c.mapFile, "map", "", "mapping `file`")
 	flags.BoolVar(&c.dryRun, "dry-run", false, "print the plan and mount nothing")
 	flags.BoolVar(&c.toolExact, "tool-exact", false, "give the bytes of the tool's own restore even where it is wrong")
+	registerLock(flags, &c.lock)
 	c.register(flags)
 	return cmd
 }
@@ -160,7 +162,7 @@ func (c *frankensteinCmd) moment(ctx context.Context, spec *mapping.Spec, name s
 	point := spec.Points[name]
 	from := spec.Sources[point.Source]
 	m := moment{name: name, source: point.Source, ref: source.Ref{
-		Format: from.Format, Path: from.Path, Instance: from.Instance, ToolExact: c.toolExact,
+		Format: from.Format, Path: from.Path, Instance: from.Instance, ToolExact: c.toolExact, Lock: c.lock,
 	}}
 	var err error
 	if m.catalog = catalogs[m.ref]; m.catalog == nil {
@@ -169,7 +171,7 @@ func (c *frankensteinCmd) moment(ctx context.Context, spec *mapping.Spec, name s
 		}
 		catalogs[m.ref] = m.catalog
 	}
-	m.choice, err = reach.Choose(ctx, m.catalog, target(point))
+	m.choice, err = reach.Choose(ctx, m.catalog, target(point), c.memory())
 	return m, err
 }
 
