@@ -31,7 +31,7 @@ func (a *audit) because(e *Error) { a.reason = e }
 
 // write is called once, after both directions have ended.
 func (a *audit) write(s *session) {
-	if relations, _ := s.labels.known(); !s.grafted && relations != nil && a.statements.Load() > 0 {
+	if relations, _ := s.labels.known(); !s.grafted.Load() && relations != nil && a.statements.Load() > 0 {
 		a.points[relations.Base.Point] = true
 	}
 	attrs := []slog.Attr{

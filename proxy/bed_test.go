@@ -79,7 +79,7 @@ func (r *fakeRouter) Open(_ context.Context, _ string, say func(string)) (*Backe
 	r.closed.Add(1)
 	return &Backend{
 		Address: r.server.address, Database: "shop", Labels: r.labels, Close: r.closed.Done,
-		Relations: func(context.Context) (*Relations, error) {
+		Relations: func(context.Context, bool) (*Relations, error) {
 			if r.unread != nil {
 				return nil, r.unread
 			}

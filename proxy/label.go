@@ -140,8 +140,9 @@ func (l *labeller) ready(number int64, status byte) (warning string) {
 	if !d.failed {
 		warning = l.apply(d.change, status)
 	}
-	l.deciding.Store(nil)
-	close(d.done)
+	if l.deciding.CompareAndSwap(d, nil) { // else the session has just ended
+		close(d.done)
+	}
 	return warning
 }
 

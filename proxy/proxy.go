@@ -48,8 +48,9 @@ type Backend struct {
 	Database string // the name that the server knows
 	Labels   Labels
 	// Relations are those that come from other points than the base. It is
-	// asked when labels are needed; the answer is immutable.
-	Relations func(context.Context) (*Relations, error)
+	// asked at the start of a session, where the answer may be some seconds old,
+	// and anew when labels are switched on. The answer is immutable.
+	Relations func(ctx context.Context, anew bool) (*Relations, error)
 	// Close says that the session has ended; nil if nobody wants to know.
 	Close func()
 }

@@ -35,7 +35,7 @@ type session struct {
 	copyIn    atomic.Bool   // Sync means nothing until the client ends its COPY
 	active    atomic.Int64  // when something last happened, by the coarse clock
 	ready     int64         // answers that the client is about to get; of the server side alone
-	grafted   bool          // results may come from other points than the base
+	grafted   atomic.Bool   // results may come from other points than the base
 	leftover  []byte        // what the server sent at once with ReadyForQuery
 	labels    labeller
 	encoding  atomic.Bool // the client takes UTF-8
@@ -114,9 +114,7 @@ func (s *session) prepare(g *greeting) {
 		}
 	}
 	s.labels.init(label)
-	s.readRelations()
-	relations, err := s.labels.known()
-	s.grafted = err == nil && relations != nil && len(relations.ByOID) > 0
+	s.readRelations(false)
 }
 
 // maxApplication is the length of a name in PostgreSQL.

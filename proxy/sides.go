@@ -190,17 +190,18 @@ func (c *clientSide) tracked(do func(*tracker)) {
 }
 
 // prepareLabels reads anew which relations are grafted.
-func (c *clientSide) prepareLabels() { (*session)(c).readRelations() }
+func (c *clientSide) prepareLabels() { (*session)(c).readRelations(true) }
 
-func (s *session) readRelations() {
+func (s *session) readRelations(anew bool) {
 	if s.target.Relations == nil {
 		return
 	}
-	relations, err := s.target.Relations(s.server.ctx)
+	relations, err := s.target.Relations(s.server.ctx, anew)
 	if err != nil {
 		s.server.Logger.Warn("read which relations are grafted", "mix", s.target.Labels.Mix, "error", err)
 	}
 	s.labels.know(relations, err)
+	s.grafted.Store(relations != nil && len(relations.ByOID) > 0)
 }
 
 func (c *clientSide) log(text string) {
@@ -269,7 +270,7 @@ func (v *serverSide) wantsTo(kind byte, size int) bool {
 
 // wantsDescription is false where every column comes from the same point.
 func (v *serverSide) wantsDescription() bool {
-	return !v.labels.is(LabelOff) || v.grafted
+	return !v.labels.is(LabelOff) || v.grafted.Load()
 }
 
 // startCopy corrects the count of requests: in COPY FROM STDIN of the extended

@@ -170,9 +170,11 @@ func (m *mount) open(ctx context.Context, role, database string) (*proxy.Backend
 	}
 	labels.ASCII = encoding != "UTF8"
 	return &proxy.Backend{
-		Address:   fmt.Sprintf("%s/.s.PGSQL.%d", server.SocketDir, server.Port),
-		Database:  database,
-		Labels:    labels,
-		Relations: func(ctx context.Context) (*proxy.Relations, error) { return m.grafts(ctx, database) },
+		Address:  fmt.Sprintf("%s/.s.PGSQL.%d", server.SocketDir, server.Port),
+		Database: database,
+		Labels:   labels,
+		Relations: func(ctx context.Context, anew bool) (*proxy.Relations, error) {
+			return m.grafts(ctx, database, anew)
+		},
 	}, nil
 }

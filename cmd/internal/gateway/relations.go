@@ -29,7 +29,7 @@ type cached struct {
 
 // grafts are the relations of a database that show rows of other points than
 // the base.
-func (m *mount) grafts(ctx context.Context, database string) (*proxy.Relations, error) {
+func (m *mount) grafts(ctx context.Context, database string, anew bool) (*proxy.Relations, error) {
 	record, server, err := m.server()
 	if err != nil {
 		return nil, err
@@ -37,7 +37,7 @@ func (m *mount) grafts(ctx context.Context, database string) (*proxy.Relations, 
 	m.mu.Lock()
 	known := m.relations[database]
 	m.mu.Unlock()
-	if known.Relations != nil && known.mounted.Equal(record.Since) && time.Since(known.read) < relationsLife {
+	if !anew && known.Relations != nil && known.mounted.Equal(record.Since) && time.Since(known.read) < relationsLife {
 		return known.Relations, nil
 	}
 	own := grafted(record, database)
