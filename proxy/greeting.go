@@ -95,10 +95,17 @@ func (g *greeting) begin(p *pending) (*session, error) {
 	if err := g.parse(body); err != nil {
 		return nil, err
 	}
+	route, err := g.authenticate()
+	if err != nil {
+		return nil, err
+	}
+	// Only now: whoever does not know a password takes no place.
 	if !g.server.reserve() {
 		return nil, errTooMany
 	}
-	session, err := g.authenticate(p)
+	g.server.leavePending(p)
+	_ = g.conn.SetDeadline(time.Time{})
+	session, err := g.open(route)
 	if err != nil {
 		g.server.release()
 		return nil, err
@@ -112,7 +119,8 @@ func (s *Server) leavePending(p *pending) {
 	s.pending.remove(p)
 }
 
-func (g *greeting) authenticate(p *pending) (*session, error) {
+// authenticate lets in who knows the password, and finds the way to the server.
+func (g *greeting) authenticate() (Route, error) {
 	ctx, done := context.WithTimeout(g.server.ctx, g.server.StartupTimeout)
 	defer done()
 	if err := g.negotiate(); err != nil {
@@ -127,12 +135,10 @@ func (g *greeting) authenticate(p *pending) (*session, error) {
 			return nil, err
 		}
 	}
-	g.server.leavePending(p)
-	_ = g.conn.SetDeadline(time.Time{})
 	if err := g.send(&pgproto3.AuthenticationOk{}); err != nil {
 		return nil, errGone
 	}
-	return g.open(route)
+	return route, nil
 }
 
 // startup answers requests for encryption and returns the packet after them:

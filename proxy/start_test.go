@@ -475,6 +475,23 @@ func TestSilentClientsMakeRoom(t *testing.T) {
 	}
 }
 
+// TestStrangersTakeNoPlaces has clients that stop when they are asked for the
+// password.
+func TestStrangersTakeNoPlaces(t *testing.T) {
+	b := newBed(t, nil, func(c *Config, r *fakeRouter) {
+		c.MaxSessions = 2
+		r.secrets = map[string]Secret{"bob": {Verifier: scramSecret}}
+	})
+	for range 10 {
+		if _, err := newClient(t, b.dial(b.tcp)).conn.Write(startup(3 << 16)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := newClient(t, b.dial(b.tcp)).start("secret"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestSlowStartIsCutOff(t *testing.T) {
 	b := newBed(t, nil, func(c *Config, _ *fakeRouter) { c.StartupTimeout = 50 * time.Millisecond })
 	conn := b.dial(b.tcp)

@@ -99,7 +99,9 @@ func (p *Points) acquire(ctx context.Context, name string, say func(string)) (*p
 	case <-one.ready:
 		err = one.err
 	case <-ctx.Done():
-		err = ctx.Err()
+		err = &proxy.Error{
+			Code: proxy.CodeCannotConnectNow, Message: fmt.Sprintf("point %s is still being made ready", name), Hint: "It goes on; try again later.",
+		}
 	}
 	if err != nil {
 		p.release(one)
