@@ -58,6 +58,7 @@ type resolver struct {
 	claims   map[target][]*claim
 	won      []*claim // one for each target, sorted
 	adopter  *adopter // nil where every target must be in the base
+	foreigns []Foreign
 	skipped  []Skip
 	notes    []string
 	mistakes FileErrors
@@ -97,6 +98,7 @@ func (r *resolver) claimAll() error {
 			return err
 		}
 	}
+	r.checkForeign()
 	for _, t := range slices.SortedFunc(maps.Keys(r.claims), target.compare) {
 		r.won = append(r.won, r.winner(t, r.claims[t]))
 	}
@@ -124,6 +126,9 @@ func relationName(rel *relmap.Relation) string { return quoteName(rel.Schema, re
 
 // apply finds the relations that a rule names.
 func (r *resolver) apply(rule *Rule) error {
+	if rule.Via == ViaFDW {
+		return r.foreign(rule)
+	}
 	donor, ok := r.images[rule.From]
 	if !ok {
 		return fmt.Errorf("there is no image of point %s", rule.From)
