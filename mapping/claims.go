@@ -161,7 +161,7 @@ func matchingDatabases(c *relmap.Cluster, name Pattern) ([]*relmap.Database, err
 	}
 	var matching []*relmap.Database
 	for _, d := range all {
-		if !name.parts[0].match([]rune(d.Name)) || !d.AllowConn || d.Template && name.parts[0].isWild() {
+		if !name.parts[0].match([]rune(d.Name)) || !d.Connectable() || d.Template && name.parts[0].isWild() {
 			continue
 		}
 		loaded, err := c.Database(d.Name)
@@ -314,7 +314,7 @@ func (r *resolver) nothing(rule *Rule, donor *Image) error {
 	}
 	var names []string
 	for _, d := range all {
-		if !d.AllowConn || d.Template {
+		if !d.Connectable() || d.Template {
 			continue
 		}
 		db, err := donor.Cluster.Database(d.Name)

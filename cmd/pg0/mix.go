@@ -163,7 +163,7 @@ func connectable(cluster *relmap.Cluster) ([]string, error) {
 	}
 	var names []string
 	for _, d := range databases {
-		if d.AllowConn && !d.Template {
+		if d.Connectable() && !d.Template {
 			names = append(names, d.Name)
 		}
 	}
