@@ -29,10 +29,6 @@ var formats = map[string]sourceFormat{
 		keys:    []string{"dsn", "pgdata", "rate", "connections", "password_command"},
 		moments: []Kind{KindNow},
 	},
-	"layer": {
-		keys:    []string{"path"},
-		moments: []Kind{KindLatest},
-	},
 }
 
 // Parse reads a mapping file. name is its path: errors begin with it and

@@ -169,6 +169,11 @@ func (p *Plan) WriteTable(w io.Writer) error {
 
 func (p *Plan) writeRemarks(w io.Writer) error {
 	var b strings.Builder
+	for _, o := range append([]Origin{p.Base}, p.Points...) {
+		if o.Backup != "" {
+			fmt.Fprintf(&b, "point %s: %s, from backup %s of %s\n", o.Point, o.Target, o.Backup, o.Source)
+		}
+	}
 	for _, s := range p.Skipped {
 		fmt.Fprintf(&b, "skipped: %s (%s)\n", s.Relation, s.Reason)
 	}
@@ -191,13 +196,17 @@ func (p *Plan) Origin(point string) Origin {
 
 // Recovered says where recovery stopped, as closely as it is known.
 func (o Origin) Recovered() string {
+	place := o.LSN.String()
+	if o.XID != 0 {
+		place += fmt.Sprintf(", xid %d", o.XID)
+	}
 	switch {
 	case !o.Time.IsZero() && o.LSN != 0:
-		return o.Time.UTC().Format(time.RFC3339Nano) + " (" + o.LSN.String() + ")"
+		return o.Time.UTC().Format(time.RFC3339Nano) + " (" + place + ")"
 	case !o.Time.IsZero():
 		return o.Time.UTC().Format(time.RFC3339Nano)
 	case o.LSN != 0:
-		return o.LSN.String()
+		return place
 	}
 	return cmp.Or(o.Target, "-")
 }

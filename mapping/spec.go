@@ -23,7 +23,7 @@ type Spec struct {
 type Source struct {
 	Name     string
 	Line     int
-	Format   string // probackup, layer or live
+	Format   string // probackup or live
 	Path     string // relative ones have been joined to the file's directory
 	Instance string // "" means the only one
 

@@ -53,4 +53,6 @@ echo "test: all packages with the race detector"
 go test -race -timeout 25m "${run[@]}" "${flags[@]}" "${packages[@]}"
 echo "test: mounts once more on one processor"
 export PG0_BIN="$work/bin/pg0-race"
-GOMAXPROCS=1 go test -count=1 -timeout 15m "${run[@]}" "${flags[@]}" -run 'TestOneProcessor|TestMount' ./fusefs ./tests
+once='TestSuiteOneProcessor|TestPostgres|TestMount(Foreground|Interrupted|Busy)$|TestMountScripts/(mount|mount_raw|kill9)$'
+once+='|TestMountPoints/shop/(mon|latest)$|TestMountPairs/shop/(tue_in_thu|thu_in_tue)$'
+GOMAXPROCS=1 go test -count=1 -timeout 15m "${run[@]}" "${flags[@]}" -run "$once" ./fusefs ./tests

@@ -24,9 +24,11 @@ type frankensteinCmd struct {
 	*global
 	mountFlags
 	mapFile   string
+	mapText   string // of that file
 	dryRun    bool
 	toolExact bool
 	yes       bool
+	lock      bool
 }
 
 func frankensteinCommand(g *global) *cobra.Command {
@@ -54,6 +56,7 @@ anything is mounted.`,
 	flags.BoolVar(&c.dryRun, "dry-run", false, "print the plan and mount nothing")
 	flags.BoolVar(&c.toolExact, "tool-exact", false, "give the bytes of the tool's own restore even where it is wrong")
 	flags.BoolVar(&c.yes, "yes", false, "read more than 1 GB of a running server without asking")
+	registerLock(flags, &c.lock)
 	c.register(flags)
 	return cmd
 }
@@ -62,7 +65,8 @@ func (c *frankensteinCmd) run(ctx context.Context, mountpoint string) error {
 	if err := c.checkArguments(mountpoint); err != nil {
 		return err
 	}
-	spec, err := readMap(c.mapFile)
+	spec, text, err := readMap(c.mapFile)
+	c.mapText = text
 	if err != nil {
 		return err
 	}
@@ -116,24 +120,24 @@ func (c *frankensteinCmd) checkArguments(mountpoint string) error {
 	return refuseRoot("pg0 frankenstein")
 }
 
-// readMap reads a mapping file that has a base.
-func readMap(name string) (*mapping.Spec, error) {
+// readMap reads a mapping file that has a base, and gives its text as well.
+func readMap(name string) (*mapping.Spec, string, error) {
 	name, err := filepath.Abs(name)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	text, err := os.ReadFile(name)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	spec, err := mapping.Parse(name, text)
 	if err != nil {
-		return nil, exit.Error(exit.Usage, err)
+		return nil, "", exit.Error(exit.Usage, err)
 	}
 	if spec.Base == "" {
-		return nil, usageError("%s: a mix needs a base: add [base] with point = \"...\"", name)
+		return nil, "", usageError("%s: a mix needs a base: add [base] with point = \"...\"", name)
 	}
-	return spec, nil
+	return spec, string(text), nil
 }
 
 // paths are the directories of the sources.
@@ -200,7 +204,7 @@ func (c *frankensteinCmd) moment(ctx context.Context, spec *mapping.Spec, name s
 	point := spec.Points[name]
 	from := spec.Sources[point.Source]
 	m := moment{name: name, source: point.Source, ref: source.Ref{
-		Format: from.Format, Path: from.Path, Instance: from.Instance, ToolExact: c.toolExact,
+		Format: from.Format, Path: from.Path, Instance: from.Instance, ToolExact: c.toolExact, Lock: c.lock,
 	}}
 	var err error
 	if m.catalog = catalogs[m.ref]; m.catalog == nil {
@@ -209,7 +213,7 @@ func (c *frankensteinCmd) moment(ctx context.Context, spec *mapping.Spec, name s
 		}
 		catalogs[m.ref] = m.catalog
 	}
-	m.choice, err = reach.Choose(ctx, m.catalog, target(point))
+	m.choice, err = reach.Choose(ctx, m.catalog, target(point), c.memory())
 	return m, err
 }
 
@@ -284,5 +288,21 @@ func (c *frankensteinCmd) describe(ctx context.Context, job *supervise.Job, x *m
 
 // launchMix mounts, and keeps what a refresh needs to make the mix again.
 func (c *frankensteinCmd) launchMix(ctx context.Context, job supervise.Job, spec *mapping.Spec, x *mix) error {
-	return c.launch(ctx, c.global, job)
+	if !hasLive(spec) {
+		return c.launch(ctx, c.global, job)
+	}
+	foreground := c.foreground
+	c.foreground = false
+	err := c.launch(ctx, c.global, job)
+	if err == nil {
+		err = c.keep(job.State, job.Mount.ID, spec, x)
+	}
+	if err != nil || !foreground {
+		return err
+	}
+	m, err := job.State.Load(job.Mount.ID)
+	if err != nil {
+		return err
+	}
+	return supervise.Foreground(ctx, job.State, m)
 }

@@ -189,9 +189,10 @@ func (x *mix) resolve(spec *mapping.Spec, m *moment, donors map[string]*mapping.
 
 // note adds to the plan what its user must know of the images.
 func (x *mix) note(moments []moment, images []*image.Image) {
+	x.plan.Notes = append(x.plan.Notes, moments[0].notes()...)
 	x.plan.Notes = append(x.plan.Notes, notes(&images[0].Meta)...)
 	for i, m := range moments[1:] {
-		for _, note := range donorNotes(&images[i+1].Meta) {
+		for _, note := range append(m.notes(), donorNotes(&images[i+1].Meta)...) {
 			x.plan.Notes = append(x.plan.Notes, "point "+m.name+": "+note)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/fukanchik/pg0/cmd/internal/exit"
 	"github.com/fukanchik/pg0/cmd/internal/image"
 	"github.com/fukanchik/pg0/cmd/internal/pgserver"
+	"github.com/fukanchik/pg0/cmd/internal/source"
 	"github.com/fukanchik/pg0/cmd/internal/state"
 	"github.com/fukanchik/pg0/cmd/internal/supervise"
 	"github.com/fukanchik/pg0/fusefs"
@@ -186,6 +187,7 @@ func (g *global) statusOne(ctx context.Context, dir state.Dir, name string) erro
 		return err
 	}
 	v := g.look(ctx, dir, m)
+	v.Notes = append(v.Notes, g.changedBackups(ctx, dir, m)...)
 	if g.json {
 		err = g.printJSON(v)
 	} else {
@@ -195,6 +197,25 @@ func (g *global) statusOne(ctx context.Context, dir state.Dir, name string) erro
 		err = exit.Error(exit.Failed, fmt.Errorf("%s is dead: %s", v.Mountpoint, v.Problem))
 	}
 	return err
+}
+
+// changedBackups says which backups under a mount are no longer what they were:
+// what is open can still be read, the rest gives I/O errors.
+func (g *global) changedBackups(ctx context.Context, dir state.Dir, m *state.Mount) (notes []string) {
+	for _, key := range m.Images {
+		meta, err := image.Cache(dir.Images()).Meta(key)
+		if err != nil || len(meta.Parents) > 0 {
+			continue
+		}
+		catalog, err := meta.Source.Open(g.logger)
+		if err == nil {
+			err = source.Changed(ctx, catalog, meta.Choice.Backup)
+		}
+		if err != nil {
+			notes = append(notes, fmt.Sprintf("parts of the mount can no longer be read: %v", err))
+		}
+	}
+	return notes
 }
 
 // findMount reads the record of a mount point. The error has exit code 6 if
@@ -325,7 +346,7 @@ func (v *view) writeProvenance(out io.Writer) error {
 }
 
 func recoveredTo(o state.Origin) string {
-	return mapping.Origin{Time: o.Time, LSN: o.LSN, Target: o.Target}.Recovered()
+	return mapping.Origin{Time: o.Time, LSN: o.LSN, XID: o.XID, Target: o.Target}.Recovered()
 }
 
 // printMount says where a new mount is and how to reach it.

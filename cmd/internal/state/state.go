@@ -115,6 +115,7 @@ type Origin struct {
 	Target   string    `json:"target"`
 	Time     time.Time `json:"recovered_to_time,omitzero"`
 	LSN      pg0.LSN   `json:"recovered_to_lsn,omitempty"`
+	XID      uint64    `json:"recovered_to_xid,omitempty"`
 	Mode     string    `json:"mode"` // base, replace, adopt
 }
 
