@@ -82,9 +82,9 @@ type Point struct {
 	OnClose func() error
 
 	// Holds says whether the files of a relation, named by the path of its first
-	// segment such as base/5/16384, are in the tree as they were. Those of
-	// others have no content, and must not be read once WAL has been replayed.
-	// Nil: all are.
+	// segment such as base/5/16384, are what they were, or will be once WAL has
+	// been replayed. Those of others have no content and must not be read. Nil:
+	// all are.
 	Holds func(relation string) bool
 }
 

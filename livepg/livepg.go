@@ -32,10 +32,10 @@ const Mode = "LIVE"
 type Record struct {
 	pg0.PointInfo
 	SegmentSize int64 `json:"wal_segment_size"`
-	// Relations are the relation files that the point holds, as paths without
-	// fork and segment: base/5/16384. What else there is under base, global and
-	// the tablespaces has the right length and nothing in it. Nil: all are held.
-	Relations []string `json:"relations,omitempty"`
+	// Hollow are the relations that were not taken, as paths without fork and
+	// segment: base/5/16384. Their files have the right length and nothing in
+	// them.
+	Hollow []string `json:"hollow,omitempty"`
 	// Files are the files that were copied with their lengths.
 	Files map[string]int64 `json:"files"`
 	Relay string           `json:"relay,omitempty"` // how the bytes came: pgdata or sql
@@ -129,18 +129,18 @@ func (c *Catalog) Open(_ context.Context, id string) (*pg0.Point, error) {
 		return nil, fmt.Errorf("live point %s: %w", r.ID, err)
 	}
 	p := &pg0.Point{PointInfo: r.PointInfo, Tree: tree{root}, OnClose: root.Close}
-	if r.Relations != nil {
-		p.Holds = holds(r.Relations)
+	if r.Partial {
+		p.Holds = allBut(r.Hollow)
 	}
 	return p, nil
 }
 
-func holds(relations []string) func(string) bool {
+func allBut(relations []string) func(string) bool {
 	set := make(map[string]bool, len(relations))
 	for _, name := range relations {
 		set[name] = true
 	}
-	return func(relation string) bool { return set[relation] }
+	return func(relation string) bool { return !set[relation] }
 }
 
 // WAL has nothing: every point has its WAL in its own pg_wal.

@@ -213,7 +213,7 @@ func checkClean(t *testing.T, c *pgtest.Cluster) {
 	conn := c.Connect("postgres")
 	for range 200 {
 		left := pgtest.Query(t, conn, `select (select count(*) from pg_stat_activity where application_name = 'pg0')
-	+ (select count(*) from pg_replication_slots) + (select count(*) from pg_stat_activity where query ~ 'backup' and pid <> pg_backend_pid())`)
+	+ (select count(*) from pg_replication_slots)`)
 		if left[0][0] == "0" {
 			return
 		}

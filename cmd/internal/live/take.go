@@ -91,6 +91,7 @@ type taker struct {
 
 	taken map[string]int64 // files, with their lengths
 	held  map[string]bool  // relations whose files were taken
+	seen  map[string]bool  // relations that had files when the backup had just begun
 	total atomic.Int64
 	done  atomic.Int64
 }
@@ -170,6 +171,9 @@ func (t *taker) copyAll(ctx context.Context) (*stop, error) {
 		if err != nil {
 			return nil, err
 		}
+		if n == 0 {
+			t.see(s)
+		}
 		fresh := t.fresh(s)
 		if n > 0 && (len(fresh) == 0 || t.want.all()) {
 			break // WAL has all files of a cluster that is taken as a whole
@@ -179,6 +183,11 @@ func (t *taker) copyAll(ctx context.Context) (*stop, error) {
 		}
 		if err := t.copy(ctx, s, fresh); err != nil {
 			return nil, err
+		}
+		if n == 0 {
+			if err := t.hollow(s.hollow); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if err := t.copyControl(ctx); err != nil {
@@ -191,27 +200,39 @@ func (t *taker) copyAll(ctx context.Context) (*stop, error) {
 	return stopped, t.unmoved(ctx)
 }
 
+// see remembers what had files when the backup had just begun. Files that come
+// into being later need not be copied: WAL has everything that is in them.
+func (t *taker) see(s *survey) {
+	t.seen = map[string]bool{}
+	for _, one := range append(slices.Clone(s.take), s.hollow...) {
+		t.seen[relationOf(one.name)] = true
+	}
+}
+
+// covered says whether a relation is taken, or will come into being in replay.
+func (t *taker) covered(relation string) bool { return !t.seen[relation] || t.held[relation] }
+
 // fresh are the files that have not been taken of relations that have not been
 // taken; once a relation is, WAL has what changes.
 func (t *taker) fresh(s *survey) []piece {
-	if s.census == nil || len(t.taken) == 0 {
+	if len(t.taken) == 0 {
 		return s.take
 	}
-	return slices.DeleteFunc(slices.Clone(s.take), func(one piece) bool {
+	var files []piece
+	for _, one := range s.take {
 		relation := relationOf(one.name)
-		_, taken := t.taken[one.name]
-		if relation == "" { // of a database that is new
-			return taken || !strings.HasPrefix(one.name, "base/") && !strings.HasPrefix(one.name, "pg_tblspc/")
+		if relation != "" && !t.covered(relation) {
+			files = append(files, one)
 		}
-		return taken || t.held[relation]
-	})
+	}
+	return files
 }
 
 // unheld names relations that are wanted and not taken.
 func (t *taker) unheld(s *survey) string {
 	var names []string
 	for relation := range s.census.held {
-		if !t.held[relation] {
+		if !t.covered(relation) {
 			names = append(names, relation)
 		}
 	}
@@ -230,14 +251,14 @@ func (t *taker) unmoved(ctx context.Context) error {
 		return err
 	}
 	for relation := range c.held {
-		if !t.held[relation] {
+		if !t.covered(relation) {
 			return fmt.Errorf("%w: %s", errMoved, relation)
 		}
 	}
 	return nil
 }
 
-// copy copies files, several at a time, and makes the hollow ones.
+// copy copies files, several at a time.
 func (t *taker) copy(ctx context.Context, s *survey, files []piece) error {
 	for _, dir := range s.dirs {
 		if err := os.MkdirAll(t.local(dir), 0o700); err != nil {
@@ -290,7 +311,7 @@ func (t *taker) copy(ctx context.Context, s *survey, files []piece) error {
 			t.held[relation] = true
 		}
 	}
-	return t.hollow(s.hollow)
+	return nil
 }
 
 func (t *taker) advance(n int64) { t.progress(t.done.Add(n), max(t.total.Load(), t.done.Load())) }
@@ -307,9 +328,6 @@ func (t *taker) local(name string) string {
 // hollow makes files that have a length and no content, and take no room.
 func (t *taker) hollow(files []piece) error {
 	for _, one := range files {
-		if t.held[relationOf(one.name)] {
-			continue // taken before it was rewritten
-		}
 		file, err := os.OpenFile(t.local(one.name), os.O_CREATE|os.O_RDWR, 0o600)
 		if err != nil {
 			return err
@@ -469,7 +487,11 @@ func (t *taker) record(started time.Time, s *stop) *livepg.Record {
 		r.Relay = "pgdata"
 	}
 	if !t.want.all() {
-		r.Relations = slices.Sorted(maps.Keys(t.held))
+		for _, relation := range slices.Sorted(maps.Keys(t.seen)) {
+			if relation != "" && !t.held[relation] {
+				r.Hollow = append(r.Hollow, relation)
+			}
+		}
 	}
 	var bytes int64
 	for _, size := range t.taken {
