@@ -59,6 +59,7 @@ func rootCommand(stdout, stderr io.Writer) *cobra.Command {
 		mountCommand(g),
 		relationsCommand(g),
 		frankensteinCommand(g),
+		refreshCommand(g),
 		startCommand(g),
 		stopCommand(g),
 		statusCommand(g),
