@@ -284,7 +284,7 @@ func (g *greeting) accept(params map[string]string) error {
 		g.database = g.role
 	}
 	g.options = readOptions(g.params)
-	if tcp, ok := g.conn.RemoteAddr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() && !g.secure && !g.server.Insecure {
+	if tcp, ok := g.conn.RemoteAddr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() && !g.secure {
 		return errNoTLS
 	}
 	return nil

@@ -74,7 +74,7 @@ type Config struct {
 	Audit  *slog.Logger // one line a session
 	Logger *slog.Logger
 
-	Insecure bool        // believe every client: also over TCP, and without TLS
+	Insecure bool        // believe every client, also over TCP
 	TLS      *tls.Config // nil: no TLS
 
 	MaxSessions    int           // 0: 500

@@ -67,10 +67,15 @@ func (m *mount) server() (*state.Mount, *pgserver.Server, error) {
 // one of those that the server has places for.
 const adminIdle = 5 * time.Second
 
+// adminPatience is how long an answer may take.
+const adminPatience = 20 * time.Second
+
 // ask runs a query as the superuser of the cluster.
 func (m *mount) ask(ctx context.Context, query string, args []any, scan ...any) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	ctx, done := context.WithTimeout(ctx, adminPatience)
+	defer done()
 	for again := m.admin != nil; ; again = false {
 		err := m.askOnce(ctx, query, args, scan)
 		if err == nil || errors.Is(err, pgx.ErrNoRows) {
