@@ -196,7 +196,7 @@ func (c *proxyCmd) mapped(dir state.Dir) (*gateway.Points, error) {
 	if err != nil {
 		return nil, err
 	}
-	spec, err := readMap(file)
+	spec, _, err := readMap(file)
 	if err != nil {
 		return nil, err
 	}
