@@ -29,7 +29,7 @@ var damages = []struct {
 	unread bool
 }{
 	{name: "flipped bytes in pages", unread: true, change: func(t *testing.T, b string) { flipAll(t, largest(t, b, "TEI900")) }},
-	{name: "flipped bytes in uncompressed pages", unread: true, change: func(t *testing.T, b string) { flipAll(t, largest(t, b, "TEK3O0")) }},
+	{name: "flipped bytes in uncompressed pages", unread: true, change: func(t *testing.T, b string) { flipAll(t, filepath.Join(b, "TEK3O0", "database/base/16385/16414")) }},
 	{name: "flipped byte in a record's header", change: func(t *testing.T, b string) { flip(t, largest(t, b, "TEK3O0"), 1) }},
 	{name: "flipped byte in the header map", change: func(t *testing.T, b string) { flip(t, filepath.Join(b, "TEI900", "page_header_map"), 700) }},
 	{name: "flipped byte in a plain file", unread: true, change: func(t *testing.T, b string) { flip(t, filepath.Join(b, "TENT00", "database/pg_xact/0000"), 10) }},
@@ -65,7 +65,9 @@ func TestDamage(t *testing.T) {
 			} else if !d.lists || !refusedWell(r) {
 				t.Errorf("exit code %d: %s", r.Code, r.Stderr)
 			}
-			recoverDamaged(t, pg0, catalog)
+			if d.lists || d.unread {
+				recoverDamaged(t, pg0, catalog)
+			}
 		})
 	}
 }
