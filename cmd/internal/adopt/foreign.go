@@ -68,7 +68,10 @@ func (w *work) createServer(source string, writable bool) []string {
 		}
 	}
 	options := append([][2]string{
-		{"dbname", w.database}, {"application_name", "pg0"}, {"use_remote_estimate", "true"}, {"fetch_size", "1000"},
+		{"dbname", w.database},
+		{"application_name", "pg0"},
+		{"use_remote_estimate", "true"},
+		{"fetch_size", "1000"},
 		{"updatable", fmt.Sprint(writable)},
 	}, server.Options...)
 	if !writable {
