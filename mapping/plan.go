@@ -169,8 +169,9 @@ func (p *Plan) WriteTable(w io.Writer) error {
 
 func (p *Plan) writeRemarks(w io.Writer) error {
 	var b strings.Builder
-	for _, o := range append([]Origin{p.Base}, p.Points...) {
-		if o.Backup != "" {
+	for i, o := range append([]Origin{p.Base}, p.Points...) {
+		donorToo := i > 0 && o.Point == p.Base.Point // it has its line already
+		if o.Target != "" && !donorToo {
 			fmt.Fprintf(&b, "point %s: %s, from backup %s of %s\n", o.Point, o.Target, o.Backup, o.Source)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"runtime"
 	"slices"
@@ -378,7 +379,14 @@ func (v *verification) checkWAL(ctx context.Context, tree pg0.Tree) {
 			return
 		}
 		place, open := walDir+"/"+v.point.catalog.instance+"/"+name, func() (io.ReadCloser, error) {
-			return v.point.catalog.WAL(ctx, name)
+			f, err := v.point.catalog.WAL(ctx, name)
+			if errors.Is(err, fs.ErrNotExist) {
+				// Where a standby was promoted, the last segment of its old timeline.
+				if part, partErr := v.point.catalog.WAL(ctx, name+partialSuffix); partErr == nil {
+					return part, nil
+				}
+			}
+			return f, err
 		}
 		if target.control.stream {
 			place, open = "pg_wal/"+name, func() (io.ReadCloser, error) { return tree.Open("pg_wal/" + name) }

@@ -13,7 +13,7 @@ read -r -a flags <<<"${GO_TEST_FLAGS:-}"
 # Nothing of a test may stay mounted or running, also when it was killed.
 clean_up() {
 	trap '' INT TERM HUP
-	pgrep -f "$work/" | while read -r pid; do
+	{ pgrep -f "$work/" || true; } | while read -r pid; do
 		[ "$pid" = $$ ] || kill -9 "$pid" 2>/dev/null || true
 	done
 	awk -v dir="$work/" 'index($5, dir) == 1 { print $5 }' /proc/self/mountinfo | while read -r mount; do

@@ -344,16 +344,22 @@ func TestAdoptIndexes(t *testing.T) {
 	m := week()
 	m.rule("shop.public.*", "tue", `as = "none.*"`, `indexes = "none"`)
 	m.rule("shop.public.*", "mon", `as = "rebuilt.*"`, `indexes = "rebuild"`)
+	// A partition without the indexes that its parent has.
+	m.rule("shop.public.order_items*", "wed", `as = "parts.*"`)
+	m.rule("shop.public.order_items_2026_05", "mon", `as = "parts.order_items_2026_05"`, `indexes = "none"`)
 	pg0 := shared(t)
 	mountpoint := pg0.Mountpoint()
 	pg0.Must("frankenstein", "--start", "--map", m.write(t, worlds[0]), mountpoint)
 	conn := pg0.Connect(mountpoint, "shop")
 	truth := weekTruth(t)
 	want := beside("none", truth["tue"])
+	want["parts.order_items_2026_04"] = truth["wed"]["public.order_items_2026_04"]
+	want["parts.order_items_2026_05"] = truth["mon"]["public.order_items_2026_05"]
 	maps.Copy(want, beside("rebuilt", truth["mon"]))
 	program.CheckTables(t, conn, want)
 	checkIndexScans(t, conn, want)
 	amcheck(t, pg0, mountpoint)
+	expect(t, conn, "select count(*) from parts.order_items", fmt.Sprint(want["parts.order_items_2026_04"].Rows+want["parts.order_items_2026_05"].Rows))
 	expect(t, conn, "select count(*) from pg_index where indrelid in (select oid from pg_class where relnamespace = 'none'::regnamespace)", "0")
 	expect(t, conn, `select count(*) filter (where not indisvalid), count(*) > 10, count(distinct relam) from pg_index join pg_class c on c.oid = indexrelid
 		where relnamespace = 'rebuilt'::regnamespace`, "0|t|6")

@@ -65,6 +65,7 @@ func rootCommand(stdout, stderr io.Writer) *cobra.Command {
 		statusCommand(g),
 		umountCommand(g),
 		doctorCommand(g),
+		proxyCommand(g),
 		imagesCommand(g),
 		walFetchCommand(),
 		serveCommand(g),
