@@ -199,7 +199,11 @@ func (p *Production) session(ctx context.Context, database string) (*pgx.Conn, e
 	config.Database = database
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
-		return nil, fmt.Errorf("source %s: %w%s", p.Name, err, p.hint(err))
+		err = fmt.Errorf("source %s: %w%s", p.Name, err, p.hint(err))
+		if ctx.Err() == nil {
+			err = exit.Error(exit.Failed, err) // whatever a socket that is missing would say
+		}
+		return nil, err
 	}
 	version, err := strconv.Atoi(strings.FieldsFunc(conn.PgConn().ParameterStatus("server_version"), func(r rune) bool { return r < '0' || r > '9' })[0])
 	if err == nil && version >= 14 {
