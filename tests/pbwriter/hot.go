@@ -61,7 +61,7 @@ func (c *Catalog) hotItems(dir string, checksums bool, during func()) []Item {
 		if segno, ok := items[i].segment(); ok {
 			items[i].Open = func() (io.ReadCloser, error) {
 				file, err := os.Open(filepath.Join(dir, items[i].Path))
-				return &stableFile{File: file, block: uint32(segno) * blocksPerSegment, checksums: checksums}, err
+				return &stableFile{File: file, first: uint32(segno) * blocksPerSegment, checksums: checksums}, err
 			}
 		}
 	}
@@ -110,7 +110,8 @@ func (c *Catalog) databaseMap(conn *pgx.Conn) []byte {
 // its checksum is right, or where there is none until two readings agree.
 type stableFile struct {
 	*os.File
-	block     uint32 // next one, in the fork
+	first     uint32 // block of the segment, in the fork
+	next      uint32 // block, in the segment
 	checksums bool
 }
 
@@ -120,19 +121,19 @@ func (f *stableFile) Read(b []byte) (int, error) {
 	if len(b) != pageSize {
 		return 0, fmt.Errorf("read of %d bytes", len(b))
 	}
-	off := int64(f.block%blocksPerSegment) * pageSize
+	off := int64(f.next) * pageSize
 	again := make([]byte, pageSize)
 	for range 1000 {
 		n, err := f.ReadAt(b, off)
 		if n < pageSize {
 			return 0, errors.Join(io.EOF, ignoreEOF(err))
 		}
-		if f.checksums && (heap.IsNew(b) || heap.Checksum(b, f.block) == uint16(b[8])|uint16(b[9])<<8) {
-			f.block++
+		if f.checksums && (heap.IsNew(b) || heap.Checksum(b, f.first+f.next) == uint16(b[8])|uint16(b[9])<<8) {
+			f.next++
 			return pageSize, nil
 		}
 		if n, _ = f.ReadAt(again, off); !f.checksums && n == pageSize && string(again) == string(b) {
-			f.block++
+			f.next++
 			return pageSize, nil
 		}
 	}
