@@ -19,7 +19,11 @@ func (f *fit) adoptIndexes(a *Adoption) error {
 		if !index.Live {
 			continue
 		}
-		if why := f.unmakeable(index); why != "" {
+		why := f.unmakeable(index)
+		if index.Kind == relmap.KindPartitionedIndex && !index.Valid {
+			why = "it was not valid: partitions had no index for it" // and PostgreSQL would make them
+		}
+		if why != "" {
 			f.drift("index %s is left out: %s", relationName(index.Relation), why)
 			continue
 		}

@@ -24,8 +24,10 @@ type Plan struct {
 	Points  []Origin `json:"points"` // the donors, sorted by point
 	Grafts  []Graft  `json:"grafts"` // sorted by target
 	Own     []Own    `json:"own,omitempty"`
-	Skipped []Skip   `json:"skipped,omitempty"`
-	Notes   []string `json:"notes,omitempty"`
+	// Foreign are relations whose rows a running server gives at query time.
+	Foreign []Foreign `json:"foreign,omitempty"` // sorted by target
+	Skipped []Skip    `json:"skipped,omitempty"`
+	Notes   []string  `json:"notes,omitempty"`
 }
 
 // Mode says how a donor's relation got its place in the base.
@@ -145,6 +147,16 @@ func (p *Plan) WriteTable(w io.Writer) error {
 		}
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", g.Relation, g.Point, p.Origin(g.Point).Recovered(), how, g.Files, Size(g.Bytes), strings.Join(g.Drift, "; "))
 	}
+	for _, f := range p.Foreign {
+		how := "foreign table"
+		if f.RemoteSchema != f.Schema || f.RemoteName != f.Name {
+			how += " of " + quoteName(f.RemoteSchema, f.RemoteName)
+		}
+		if f.Writable {
+			how += ", writable"
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t\t\t\n", f.Relation, f.Point, LiveTarget, how)
+	}
 	for _, o := range p.Own {
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t\t\t\n", o.Relation, p.Base.Point, p.Base.Recovered(), "own")
 	}
@@ -157,8 +169,9 @@ func (p *Plan) WriteTable(w io.Writer) error {
 
 func (p *Plan) writeRemarks(w io.Writer) error {
 	var b strings.Builder
-	for _, o := range append([]Origin{p.Base}, p.Points...) {
-		if o.Backup != "" {
+	for i, o := range append([]Origin{p.Base}, p.Points...) {
+		donorToo := i > 0 && o.Point == p.Base.Point // it has its line already
+		if o.Target != "" && !donorToo {
 			fmt.Fprintf(&b, "point %s: %s, from backup %s of %s\n", o.Point, o.Target, o.Backup, o.Source)
 		}
 	}

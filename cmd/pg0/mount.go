@@ -27,6 +27,7 @@ type mountFlags struct {
 	layerLimit size
 	cacheSize  size
 	start      bool
+	proxy      string
 	foreground bool
 	rollBack   bool
 }
@@ -37,6 +38,7 @@ func (f *mountFlags) register(flags *pflag.FlagSet) {
 	flags.Var(&f.layerLimit, "layer-limit", "most that the changes may take on disk, such as 10GB")
 	flags.Var(&f.cacheSize, "cache-size", "memory for the file server, such as 256MB (default 96MB)")
 	flags.BoolVar(&f.start, "start", false, "start PostgreSQL on the mount")
+	flags.StringVar(&f.proxy, "proxy", "", "with --start: a proxy on this `address` that labels sessions, see pg0 proxy --help")
 	flags.BoolVar(&f.foreground, "foreground", false, "stay until the mount is gone; Ctrl-C unmounts")
 	flags.BoolVar(&f.rollBack, "rollback-prepared", false, "roll back the prepared transactions of the cluster once it is started")
 }
@@ -48,6 +50,9 @@ func (f *mountFlags) check() error {
 	}
 	if f.rollBack && !f.start {
 		return usageError("--rollback-prepared needs --start")
+	}
+	if f.proxy != "" && !f.start {
+		return usageError("--proxy needs --start")
 	}
 	if f.layer == "" {
 		return nil
@@ -154,7 +159,7 @@ func (f *mountFlags) job(dir state.Dir, mountpoint string) supervise.Job {
 	return supervise.Job{
 		State: dir,
 		Mount: state.Mount{ID: id, Mountpoint: mountpoint, Layer: f.layer},
-		Start: f.start,
+		Start: f.start, Proxy: f.proxy,
 		Recipe: serve.Recipe{
 			Mountpoint: mountpoint,
 			Name:       "pg0:" + id,

@@ -125,6 +125,9 @@ func (f *pointFlags) mapped() (source.Ref, reach.Target, error) {
 		return source.Ref{}, reach.Target{}, usageError("%s has no point %q; there are: %s", f.mapFile, f.mapPoint, strings.Join(slices.Sorted(maps.Keys(spec.Points)), ", "))
 	}
 	from := spec.Sources[point.Source]
+	if from.IsLive() {
+		return source.Ref{}, reach.Target{}, usageError("point %s is of a running server: make it the base of a mapping file and use pg0 frankenstein", f.mapPoint)
+	}
 	path, err := filepath.Abs(from.Path)
 	if err != nil {
 		return source.Ref{}, reach.Target{}, fmt.Errorf("source %s: %w", from.Name, err)

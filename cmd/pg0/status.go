@@ -78,6 +78,7 @@ type serverView struct {
 	SocketDir string `json:"socket_dir"`
 	Port      int    `json:"port"`
 	Listen    string `json:"listen,omitempty"`
+	Proxy     string `json:"proxy,omitempty"` // address of the proxy before it
 	Role      string `json:"role"`
 	Database  string `json:"database"`
 	URI       string `json:"uri"`
@@ -163,6 +164,9 @@ func lookServer(dir state.Dir, m *state.Mount) *serverView {
 			s.PID, s.Foreign = found.Process.PID, true
 			s.SocketDir, s.Port, s.Log = found.SocketDir, found.Port, ""
 		}
+	}
+	if m.Proxy.Alive() {
+		s.Proxy = m.ProxyListen
 	}
 	query := url.Values{"host": {s.SocketDir}, "port": {strconv.Itoa(s.Port)}, "user": {s.Role}}
 	s.URI = "postgresql:///" + url.PathEscape(s.Database) + "?" + query.Encode()
@@ -321,6 +325,9 @@ func (s *serverView) write(line func(name, format string, args ...any)) {
 	line("port", "%d", s.Port)
 	if s.Listen != "" {
 		line("listens on", "%s", s.Listen)
+	}
+	if s.Proxy != "" {
+		line("proxy", "%s", s.Proxy)
 	}
 	line("URI", "%s", s.URI)
 	line("psql", "%s", s.Psql)

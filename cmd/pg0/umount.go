@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/spf13/cobra"
 
@@ -44,8 +45,17 @@ func (g *global) umount(ctx context.Context, name string, force bool) error {
 		return err
 	}
 	_, err = supervise.Ask(ctx, dir, m.ID, supervise.Request{Op: supervise.Umount, Force: force})
-	if errors.Is(err, supervise.ErrNoSupervisor) {
+	ended := errors.Is(err, supervise.ErrEnded)
+	if ended {
+		if err := m.Supervisor.Wait(ctx); err != nil {
+			return err
+		}
+	}
+	if ended || errors.Is(err, supervise.ErrNoSupervisor) {
 		err = supervise.CleanUp(ctx, dir, m, force)
+	}
+	if ended && errors.Is(err, fs.ErrNotExist) {
+		err = nil // it has cleared up itself
 	}
 	if err != nil {
 		return err

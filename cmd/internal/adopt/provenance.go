@@ -22,6 +22,12 @@ func (w *work) provenance() []string {
 			rows = append(rows, provenanceRow(qualified(g.Schema, g.Name), g.Kind, w.plan.Origin(g.Point), string(g.Mode)))
 		}
 	}
+	for _, f := range w.plan.Foreign {
+		if f.Database == w.database {
+			o := mapping.Origin{Point: f.Point, Source: f.Source, Target: mapping.LiveTarget}
+			rows = append(rows, provenanceRow(qualified(f.Schema, f.Name), "foreign table", o, "fdw"))
+		}
+	}
 	return []string{
 		"create schema if not exists pg0",
 		"grant usage on schema pg0 to public",

@@ -81,6 +81,9 @@ type Mount struct {
 	Supervisor proc.ID `json:"supervisor"`
 	Server     proc.ID `json:"server"`
 	Postgres   proc.ID `json:"postgres"` // zero when pg0 has started none
+	Proxy      proc.ID `json:"proxy"`    // likewise
+
+	ProxyListen string `json:"proxy_listen,omitempty"` // its address
 
 	Version    int      `json:"version"` // PostgreSQL's major version
 	SocketDir  string   `json:"socket_dir"`

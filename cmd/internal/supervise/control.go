@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -55,8 +56,13 @@ func failure(err error) Reply {
 	return Reply{Error: err.Error(), Code: exit.Code(err)}
 }
 
-// ErrNoSupervisor is wrapped by Ask when nobody listens.
-var ErrNoSupervisor = errors.New("no supervisor runs")
+var (
+	// ErrNoSupervisor is wrapped by Ask when nobody listens.
+	ErrNoSupervisor = errors.New("no supervisor runs")
+	// ErrEnded is wrapped by Ask when the supervisor ended instead of answering:
+	// the mount went away by itself meanwhile, or the supervisor was killed.
+	ErrEnded = errors.New("its supervisor ended")
+)
 
 // Ask sends a request to the supervisor of a mount and waits for the reply. A
 // cancelled context stops the waiting, not what was asked for.
@@ -74,6 +80,9 @@ func Ask(ctx context.Context, dir state.Dir, id string, r Request) (*Reply, erro
 	var reply Reply
 	if err = json.NewEncoder(conn).Encode(r); err == nil {
 		err = json.NewDecoder(conn).Decode(&reply)
+	}
+	if ctx.Err() == nil && (errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)) {
+		return nil, fmt.Errorf("mount %s: %w", id, ErrEnded)
 	}
 	if err != nil {
 		return nil, errors.Join(ctx.Err(), fmt.Errorf("the supervisor of mount %s gave no answer: %w", id, err))
