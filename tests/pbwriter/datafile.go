@@ -178,7 +178,7 @@ func (rf *recordFile) finish(it Item, old fileState, blocks uint32) error {
 	}
 	l.Size = rf.pos
 	switch {
-	case blocks == 0 && lengthKnown:
+	case blocks == 0 && (lengthKnown || !old.exists):
 		l.Size = 0
 	case l.Size == 0:
 		l.Size = sizeUnchanged
