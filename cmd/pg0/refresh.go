@@ -29,6 +29,7 @@ type remake struct {
 	Text      string            `json:"text"`
 	Images    map[string]string `json:"images"` // keys, by point
 	ToolExact bool              `json:"tool_exact,omitempty"`
+	Lock      bool              `json:"lock,omitempty"`
 	Flags     remakeFlags       `json:"flags"`
 }
 
@@ -48,7 +49,7 @@ const remakeFile = "remake.json"
 
 // keep writes what a refresh of the mix needs.
 func (c *frankensteinCmd) keep(dir state.Dir, id string, spec *mapping.Spec, x *mix) error {
-	r := remake{Map: spec.File, Text: c.mapText, Images: map[string]string{}, ToolExact: c.toolExact, Flags: remakeFlags{
+	r := remake{Map: spec.File, Text: c.mapText, Images: map[string]string{}, ToolExact: c.toolExact, Lock: c.lock, Flags: remakeFlags{
 		BinDir: c.bindir, Listen: c.listen, Port: c.port, Set: c.set, Preload: c.preload,
 		LayerLimit: int64(c.layerLimit), CacheSize: int64(c.cacheSize), RollBack: c.rollBack,
 	}}
@@ -65,7 +66,7 @@ func (c *frankensteinCmd) keep(dir state.Dir, id string, spec *mapping.Spec, x *
 // options gives the command that made the mix, to be run again.
 func (r *remake) options(g *global, start, yes bool) *frankensteinCmd {
 	f := r.Flags
-	c := &frankensteinCmd{global: g, mapText: r.Text, toolExact: r.ToolExact, yes: yes}
+	c := &frankensteinCmd{global: g, mapText: r.Text, toolExact: r.ToolExact, lock: r.Lock, yes: yes}
 	c.serverFlags = serverFlags{bindir: f.BinDir, listen: f.Listen, port: f.Port, set: f.Set, preload: f.Preload}
 	c.layerLimit, c.cacheSize, c.rollBack, c.start = size(f.LayerLimit), size(f.CacheSize), f.RollBack, start
 	return c
@@ -181,6 +182,7 @@ func (c *frankensteinCmd) again(ctx context.Context, dir state.Dir, spec *mappin
 			return nil, fmt.Errorf("point %s: image %s: %w", name, keys[name], err)
 		}
 		m := moment{name: name, source: spec.Points[name].Source, ref: meta.Source, choice: &meta.Choice}
+		m.ref.Lock = c.lock
 		if m.catalog, err = m.ref.Open(c.logger); err != nil {
 			return nil, fmt.Errorf("point %s: %w", name, err)
 		}
