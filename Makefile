@@ -1,6 +1,6 @@
 # pg0: make demo shows the main job, make test proves it. Both install what
 # they need first (make deps), as root with the system's package manager.
-.PHONY: build deps lint test demo fuzz regress clean
+.PHONY: build deps lint test demo fuzz regress bench-proxy clean
 
 build:
 	go build -o bin/pg0 ./cmd/pg0
@@ -20,6 +20,10 @@ demo: deps build
 # FUZZTIME is the time for each fuzz target.
 fuzz: deps
 	scripts/fuzz.sh
+
+# pg0 proxy side by side with pgbouncer and a direct connection.
+bench-proxy: deps build
+	scripts/bench-proxy.sh
 
 # PostgreSQL's own regression suite on a mount and on a native directory.
 regress: deps build

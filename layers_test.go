@@ -25,9 +25,10 @@ var layers = map[string][]string{
 	"fusefs/cow":       {""},
 	"fusefs":           {"", "fusefs/cow"},
 	"proxy":            {""},
-	"cmd/internal/...": {"", "probackup", "relmap/...", "mapping", "fusefs/...", "proxy", "cmd/internal/..."},
-	"cmd/pg0":          {"", "probackup", "relmap/...", "mapping", "fusefs/...", "proxy", "cmd/internal/..."},
-	"tests/...":        {"", "probackup", "relmap/...", "mapping", "fusefs/...", "proxy", "tests/..."},
+	"livepg":           {""},
+	"cmd/internal/...": {"", "probackup", "livepg", "relmap/...", "mapping", "fusefs/...", "proxy", "cmd/internal/..."},
+	"cmd/pg0":          {"", "probackup", "livepg", "relmap/...", "mapping", "fusefs/...", "proxy", "cmd/internal/..."},
+	"tests/...":        {"", "probackup", "livepg", "relmap/...", "mapping", "fusefs/...", "proxy", "tests/..."},
 }
 
 // testsMayImport is what the tests of every package may use beside its own

@@ -58,6 +58,7 @@ type PointInfo struct {
 	Checksums bool   `json:"checksums"`
 	BlockSize int    `json:"block_size"`
 	Replica   bool   `json:"replica,omitempty"`
+	Partial   bool   `json:"partial,omitempty"` // some relations are not in it, see Point.Holds
 
 	StartTime    time.Time `json:"start_time"`
 	EndTime      time.Time `json:"end_time,omitzero"`
@@ -79,6 +80,12 @@ type Point struct {
 	PointInfo
 	Tree    Tree
 	OnClose func() error
+
+	// Holds says whether the files of a relation, named by the path of its first
+	// segment such as base/5/16384, are what they were, or will be once WAL has
+	// been replayed. Those of others have no content and must not be read. Nil:
+	// all are.
+	Holds func(relation string) bool
 }
 
 // Close releases what the point holds open.

@@ -143,6 +143,9 @@ func mountOptions(s *cow.Store, o Options) *fuse.MountOptions {
 		DisableXAttrs:            true,
 		// PostgreSQL lists directories and then opens few of the files.
 		DisableReadDirPlus: true,
+		// Replies come from memory; trying a pipe first costs three system
+		// calls a read.
+		DisableSplice: true,
 		// The backing file that passthrough needs takes privileges, and it
 		// excludes the write-back cache.
 		DisabledCapabilities: fuse.CAP_PASSTHROUGH,

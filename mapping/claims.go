@@ -58,6 +58,7 @@ type resolver struct {
 	claims   map[target][]*claim
 	won      []*claim // one for each target, sorted
 	adopter  *adopter // nil where every target must be in the base
+	foreigns []Foreign
 	skipped  []Skip
 	notes    []string
 	mistakes FileErrors
@@ -97,6 +98,7 @@ func (r *resolver) claimAll() error {
 			return err
 		}
 	}
+	r.checkForeign()
 	for _, t := range slices.SortedFunc(maps.Keys(r.claims), target.compare) {
 		r.won = append(r.won, r.winner(t, r.claims[t]))
 	}
@@ -124,6 +126,9 @@ func relationName(rel *relmap.Relation) string { return quoteName(rel.Schema, re
 
 // apply finds the relations that a rule names.
 func (r *resolver) apply(rule *Rule) error {
+	if rule.Via == ViaFDW {
+		return r.foreign(rule)
+	}
 	donor, ok := r.images[rule.From]
 	if !ok {
 		return fmt.Errorf("there is no image of point %s", rule.From)
@@ -156,7 +161,7 @@ func matchingDatabases(c *relmap.Cluster, name Pattern) ([]*relmap.Database, err
 	}
 	var matching []*relmap.Database
 	for _, d := range all {
-		if !name.parts[0].match([]rune(d.Name)) || !d.AllowConn || d.Template && name.parts[0].isWild() {
+		if !name.parts[0].match([]rune(d.Name)) || !d.Connectable() || d.Template && name.parts[0].isWild() {
 			continue
 		}
 		loaded, err := c.Database(d.Name)
@@ -309,7 +314,7 @@ func (r *resolver) nothing(rule *Rule, donor *Image) error {
 	}
 	var names []string
 	for _, d := range all {
-		if !d.AllowConn || d.Template {
+		if !d.Connectable() || d.Template {
 			continue
 		}
 		db, err := donor.Cluster.Database(d.Name)

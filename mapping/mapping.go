@@ -25,6 +25,12 @@ type Image struct {
 	Info Origin
 	// Adopted are the twins that were made in this image when it is a base.
 	Adopted []Adoption
+	// Partial says that relations without a file are no damage: they were not
+	// taken.
+	Partial bool
+	// Foreign are the relations of a running server that rules show through a
+	// foreign data wrapper. An image that has only these has no tree.
+	Foreign []ForeignRelation
 }
 
 // An Origin says where an image comes from: it is what plan, status and

@@ -5,6 +5,9 @@ import (
 	"strings"
 )
 
+// Nearest returns the candidate that a mistyped word most likely meant, or "".
+func Nearest(word string, candidates []string) string { return nearest(word, candidates) }
+
 // nearest returns the candidate that a mistyped word most likely meant, or "".
 func nearest(word string, candidates []string) string {
 	best, bestDistance := "", max(2, len(word)/3)+1

@@ -25,9 +25,9 @@ var formats = map[string]sourceFormat{
 		keys:    []string{"path", "instance"},
 		moments: []Kind{KindBackup, KindLatest, KindImmediate, KindTime, KindLSN, KindXID, KindName},
 	},
-	"layer": {
-		keys:    []string{"path"},
-		moments: []Kind{KindLatest},
+	liveFormat: {
+		keys:    []string{"dsn", "pgdata", "rate", "connections", "password_command"},
+		moments: []Kind{KindNow},
 	},
 }
 
@@ -115,6 +115,11 @@ func (p *parser) source(t table) {
 		return
 	}
 	t.only(append([]string{"format"}, format.keys...)...)
+	if s.Format == liveFormat {
+		p.live(&s, t)
+		p.spec.Sources[s.Name] = s
+		return
+	}
 	s.Path = t.text("path", required)
 	if s.Path != "" && !filepath.IsAbs(s.Path) {
 		s.Path = filepath.Join(filepath.Dir(p.spec.File), s.Path)
@@ -128,9 +133,10 @@ func (p *parser) base(doc table) {
 	if !ok {
 		return
 	}
-	t.only("point")
+	t.only("point", "take")
 	p.spec.Base = t.text("point", required)
 	p.knownPoint(t.line("point"), p.spec.Base)
+	p.take(t)
 }
 
 func (p *parser) knownPoint(line int, name string) {
@@ -143,7 +149,7 @@ func (p *parser) knownPoint(line int, name string) {
 const ruleShape = "database.schema.relation"
 
 func (p *parser) rule(t table) {
-	t.only("name", "from", "as", "except", "indexes")
+	t.only("name", "from", "as", "except", "indexes", "via", "writable")
 	r := Rule{Line: t.line(""), Indexes: GraftIndexes}
 	var ok bool
 	r.Name, ok = p.pattern(t.line("name"), t.text("name", required))
@@ -159,6 +165,7 @@ func (p *parser) rule(t table) {
 	if text := t.text("indexes", optional); text != "" {
 		p.indexes(&r, t.line("indexes"), text)
 	}
+	p.via(&r, t)
 	p.spec.Rules = append(p.spec.Rules, r)
 }
 

@@ -21,8 +21,8 @@ format = "probackup"
 path = "backups"
 instance = "shop"
 [sources.kept]
-format = "layer"
-path = "/srv/layer"
+format = "probackup"
+path = "/srv/other"
 
 [points]
 today  = { source = "nightly", at = "latest" }
@@ -57,7 +57,7 @@ func TestParse(t *testing.T) {
 	}
 	if diff := cmp.Diff(map[string]Source{
 		"nightly": {Name: "nightly", Line: 2, Format: "probackup", Path: "/etc/maps/backups", Instance: "shop"},
-		"kept":    {Name: "kept", Line: 6, Format: "layer", Path: "/srv/layer"},
+		"kept":    {Name: "kept", Line: 6, Format: "probackup", Path: "/srv/other"},
 	}, spec.Sources); diff != "" {
 		t.Error(diff)
 	}

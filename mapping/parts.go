@@ -53,16 +53,20 @@ func (f *fit) part(kind PartKind, donor, base *relmap.Relation) (*Part, error) {
 	if err != nil {
 		return nil, err
 	}
+	place, err := f.baseDB.Place(base)
+	if err != nil {
+		return nil, err
+	}
 	if len(from) == 0 || from[0].Fork != relmap.Main {
 		return nil, fmt.Errorf("relation %s has no file at %s", relationName(donor), f.claim.rule.From)
 	}
-	if len(to) == 0 || to[0].Fork != relmap.Main {
+	if !f.r.base.Partial && (len(to) == 0 || to[0].Fork != relmap.Main) {
 		return nil, fmt.Errorf("relation %s has no file in the base", relationName(base))
 	}
 	for _, file := range from {
 		if file.Fork == relmap.Main || file.Fork == relmap.VM && kind != SequencePart {
 			p.Files = append(p.Files, PartFile{
-				Path:  to[0].Path + strings.TrimPrefix(file.Path, from[0].Path),
+				Path:  place + strings.TrimPrefix(file.Path, from[0].Path),
 				Donor: file.Path, Size: file.Size, VM: file.Fork == relmap.VM,
 				Block: uint32(file.Segment * f.r.base.Cluster.Control.SegmentBlocks),
 			})

@@ -24,8 +24,10 @@ type Plan struct {
 	Points  []Origin `json:"points"` // the donors, sorted by point
 	Grafts  []Graft  `json:"grafts"` // sorted by target
 	Own     []Own    `json:"own,omitempty"`
-	Skipped []Skip   `json:"skipped,omitempty"`
-	Notes   []string `json:"notes,omitempty"`
+	// Foreign are relations whose rows a running server gives at query time.
+	Foreign []Foreign `json:"foreign,omitempty"` // sorted by target
+	Skipped []Skip    `json:"skipped,omitempty"`
+	Notes   []string  `json:"notes,omitempty"`
 }
 
 // Mode says how a donor's relation got its place in the base.
@@ -145,6 +147,16 @@ func (p *Plan) WriteTable(w io.Writer) error {
 		}
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", g.Relation, g.Point, p.Origin(g.Point).Recovered(), how, g.Files, Size(g.Bytes), strings.Join(g.Drift, "; "))
 	}
+	for _, f := range p.Foreign {
+		how := "foreign table"
+		if f.RemoteSchema != f.Schema || f.RemoteName != f.Name {
+			how += " of " + quoteName(f.RemoteSchema, f.RemoteName)
+		}
+		if f.Writable {
+			how += ", writable"
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t\t\t\n", f.Relation, f.Point, LiveTarget, how)
+	}
 	for _, o := range p.Own {
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t\t\t\n", o.Relation, p.Base.Point, p.Base.Recovered(), "own")
 	}
@@ -157,6 +169,12 @@ func (p *Plan) WriteTable(w io.Writer) error {
 
 func (p *Plan) writeRemarks(w io.Writer) error {
 	var b strings.Builder
+	for i, o := range append([]Origin{p.Base}, p.Points...) {
+		donorToo := i > 0 && o.Point == p.Base.Point // it has its line already
+		if o.Target != "" && !donorToo {
+			fmt.Fprintf(&b, "point %s: %s, from backup %s of %s\n", o.Point, o.Target, o.Backup, o.Source)
+		}
+	}
 	for _, s := range p.Skipped {
 		fmt.Fprintf(&b, "skipped: %s (%s)\n", s.Relation, s.Reason)
 	}
@@ -179,13 +197,17 @@ func (p *Plan) Origin(point string) Origin {
 
 // Recovered says where recovery stopped, as closely as it is known.
 func (o Origin) Recovered() string {
+	place := o.LSN.String()
+	if o.XID != 0 {
+		place += fmt.Sprintf(", xid %d", o.XID)
+	}
 	switch {
 	case !o.Time.IsZero() && o.LSN != 0:
-		return o.Time.UTC().Format(time.RFC3339Nano) + " (" + o.LSN.String() + ")"
+		return o.Time.UTC().Format(time.RFC3339Nano) + " (" + place + ")"
 	case !o.Time.IsZero():
 		return o.Time.UTC().Format(time.RFC3339Nano)
 	case o.LSN != 0:
-		return o.LSN.String()
+		return place
 	}
 	return cmp.Or(o.Target, "-")
 }

@@ -40,6 +40,7 @@ func (r *resolver) resolve() (*Plan, error) {
 		return nil, err
 	}
 	p.Points = slices.SortedFunc(maps.Values(donors), func(a, b Origin) int { return cmp.Compare(a.Point, b.Point) })
+	p.Foreign = r.foreigns
 	p.Skipped, p.Notes = r.skipped, r.notes
 	return p, nil
 }

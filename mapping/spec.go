@@ -13,16 +13,26 @@ type Spec struct {
 	Sources map[string]Source
 	Points  map[string]PointRef
 	Base    string // the point that the mix wears; "" in a file that only names points
-	Rules   []Rule
+	// Take limits what is taken of a running server that is the base; nil means
+	// everything.
+	Take  []Pattern
+	Rules []Rule
 }
 
 // A Source is a place where points come from.
 type Source struct {
 	Name     string
 	Line     int
-	Format   string // probackup or layer
+	Format   string // probackup or live
 	Path     string // relative ones have been joined to the file's directory
 	Instance string // "" means the only one
+
+	// Of a running server:
+	DSN             string // of libpq; it may hold a password and is not to be printed
+	PGData          string // its data directory, if that can be read here
+	Rate            int64  // bytes a second that may be read; 0 is no limit
+	Connections     int    // for copying; 0 is the default
+	PasswordCommand string // prints the password
 }
 
 // Kind says what a PointRef's moment is.
@@ -68,7 +78,20 @@ type Rule struct {
 	// means there.
 	As      *Target
 	Indexes Indexes
+	// Via says how rows get here: by files, or at query time from the running
+	// server. Writable lets the mix write there.
+	Via      Via
+	Writable bool
 }
+
+// Via is the way that a relation's rows come.
+type Via string
+
+// The ways.
+const (
+	ViaCopy Via = ""
+	ViaFDW  Via = "fdw"
+)
 
 // A Target is the name that a rule gives: schema.relation, or schema.* to keep
 // each relation's own.

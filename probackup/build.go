@@ -113,13 +113,26 @@ func (b *builder) ancestorEntry(e *entry) error {
 		return nil
 	case f.last == b.member:
 		return b.again(f, e)
-	case f.last != b.member-1:
-		f.closed = f.closed || !b.point.exact
-		if !f.data && !f.done {
-			return nil // reported by finish
-		}
+	case f.last != b.member-1 && !f.done:
+		b.gap(f)
 	}
 	return b.take(f, e)
+}
+
+// gap sees that a member did not list a file. Then the next newer one must have
+// stored all of it: if that one says "unchanged", one of the lists is wrong.
+func (b *builder) gap(f *building) {
+	m := b.point.members[f.last+1]
+	if f.size < 0 {
+		c := b.stored(f, &entry{})
+		c.member, c.limit = m, f.limit
+		c.fault = fmt.Errorf("it is not in the list, but backup %s holds it unchanged", b.point.members[f.last].id)
+		if !f.data {
+			f.done = true
+			f.length.Store(unresolved)
+		}
+	}
+	f.closed = f.closed || !b.point.exact
 }
 
 // again sees a path that this list has had before. Equal lines count once; WAL
@@ -148,9 +161,18 @@ func (b *builder) take(f *building, e *entry) error {
 	f.length.Store(e.size)
 	if e.size > 0 {
 		c := b.stored(f, e)
-		c.clash = e.data
+		c.fault = f.clash(e)
 	}
 	return nil
+}
+
+// clash tells whether a member stores a path in another way than the target, so
+// that it cannot be the same file.
+func (f *file) clash(e *entry) error {
+	if f.data == (e.data && !e.cfs) {
+		return nil
+	}
+	return fmt.Errorf("it is stored in another way than in backup %s", f.target.id)
 }
 
 func (b *builder) takeData(f *building, e *entry) {
@@ -162,10 +184,10 @@ func (b *builder) takeData(f *building, e *entry) {
 	if e.size == 0 {
 		own = 0
 	}
-	clash := !e.data || e.cfs
-	if clash || e.size > 0 {
+	clash := f.clash(e)
+	if clash != nil || e.size > 0 {
 		c := b.stored(f, e)
-		c.limit, c.clash = limit, clash
+		c.limit, c.fault = limit, clash
 		if f.blocks == unknownBlocks || limit < f.blocks {
 			f.stale = true
 		}
@@ -195,20 +217,18 @@ func (b *builder) stored(f *building, e *entry) *stored {
 
 func newStored(f *file, m *member, e *entry) *stored {
 	return &stored{
-		file: f, member: m, algorithm: e.algorithm, crc: e.crc, size: e.size, blocks: e.blocks,
+		file: f, member: m, data: e.data && !e.cfs, algorithm: e.algorithm, crc: e.crc, size: e.size, blocks: e.blocks,
 		headers: e.headers, hdrCRC: e.hdrCRC, hdrOffset: e.hdrOffset, hdrSize: e.hdrSize,
 	}
 }
 
-// finish sees that the bytes of every plain file were found.
-func (b *builder) finish() error {
-	for path, f := range b.files {
-		if !f.data && !f.done {
-			m := b.point.members[min(f.last+1, len(b.point.members)-1)]
-			return m.damaged(listName, -1, fmt.Errorf("it does not list %s, which backup %s holds unchanged", path, b.point.members[0].id))
+// finish sees that every file was listed down to where its bytes are.
+func (b *builder) finish() {
+	for _, f := range b.files {
+		if f.last < len(b.point.members)-1 && !f.done {
+			b.gap(f)
 		}
 	}
-	return nil
 }
 
 // tablespaceOf gives the OID in a path below pg_tblspc.

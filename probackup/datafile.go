@@ -3,7 +3,6 @@ package probackup
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"math"
 	"sync/atomic"
@@ -31,7 +30,8 @@ type stored struct {
 	file      *file
 	member    *member
 	stripe    uint8
-	clash     bool // this member stores the path in another way, so not the same file
+	data      bool  // stored as page records
+	fault     error // why this copy cannot be what the list of a newer member speaks of
 	algorithm algorithm
 	crc       uint32
 	hdrCRC    uint32
@@ -64,14 +64,14 @@ func (f *file) size() (int64, error) {
 	return f.resolve()
 }
 
-// resolve finds the length of a file, and how far each older copy counts, where
+// resolve finds the length of a data file, and how far each older copy counts, where
 // writers before 2.4 did not list it: the marks in their records say to what
 // length a file was truncated, and the last block stored how long it was.
 func (f *file) resolve() (int64, error) {
 	limit, length := int64(math.MaxInt64), int64(0)
 	for _, c := range f.copies {
-		if c.clash {
-			return 0, c.clashError(-1)
+		if c.fault != nil {
+			return 0, c.member.damaged(f.path, -1, c.fault)
 		}
 		x, err := c.loadIndex()
 		if err != nil {
@@ -104,8 +104,8 @@ func (f *file) locate(block uint32) (*stored, *pageIndex, int, error) {
 		if int64(block) >= c.limit {
 			break
 		}
-		if c.clash {
-			return nil, nil, 0, c.clashError(int64(block))
+		if c.fault != nil {
+			return nil, nil, 0, c.member.damaged(f.path, int64(block), c.fault)
 		}
 		x, err := c.loadIndex()
 		if err != nil {
@@ -125,7 +125,7 @@ func (f *file) locate(block uint32) (*stored, *pageIndex, int, error) {
 // from before the relation was truncated.
 func (f *file) warnStale(block uint32) {
 	for _, c := range f.copies {
-		if c.clash {
+		if c.fault != nil {
 			return
 		}
 		x, err := c.loadIndex()
@@ -138,11 +138,6 @@ func (f *file) warnStale(block uint32) {
 			return
 		}
 	}
-}
-
-func (c *stored) clashError(block int64) error {
-	return c.member.damaged(c.file.path, block,
-		fmt.Errorf("it is stored in another way than in backup %s", c.file.target.id))
 }
 
 // readData reads pages of a data file.

@@ -41,10 +41,6 @@ const (
 	algPGLZ
 )
 
-func (a algorithm) String() string {
-	return [...]string{"none", "zlib", "pglz"}[a]
-}
-
 func parseAlgorithm(name string) (algorithm, error) {
 	switch name {
 	case "none", "":

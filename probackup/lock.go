@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/fukanchik/pg0"
 )
@@ -43,7 +46,8 @@ var held = struct {
 // delete leave them alone until release is called or this process ends. It is
 // the only thing in this package that writes below a catalog. It waits for a
 // process that is changing a backup, one minute or until ctx ends, and then
-// fails with ErrLocked. On a read-only file system there is nothing to lock.
+// fails with ErrLocked. On a read-only file system there is nothing to lock, as
+// the tool sees it; a warning says so. Locks do not guard the WAL archive.
 func (c *Catalog) Lock(ctx context.Context, id string) (release func() error, err error) {
 	set, err := c.readBackups(ctx)
 	if err != nil {
@@ -61,8 +65,15 @@ func (c *Catalog) Lock(ctx context.Context, id string) (release func() error, er
 	release = sync.OnceValue(func() error { return unlockAll(locked) })
 	for _, m := range chain {
 		dir := filepath.Join(c.dir, m.dir)
-		if err := lockShared(ctx, dir, m.id); err != nil {
+		err := lockShared(ctx, dir, m.id)
+		if errors.Is(err, fs.ErrPermission) {
+			err = fmt.Errorf("%w: the lock is a file in the directory of the backup, which this user may not write", err)
+		}
+		if err != nil {
 			return nil, errors.Join(err, release())
+		}
+		if _, err := os.Lstat(filepath.Join(dir, sharedLock)); errors.Is(err, fs.ErrNotExist) {
+			c.log.Warn("the file system is read-only here, so the backup could not be locked: other machines may change it", "backup", m.id)
 		}
 		locked = append(locked, dir)
 	}
@@ -85,7 +96,7 @@ func lockShared(ctx context.Context, dir, id string) error {
 	if held.count[dir] == 0 {
 		err := lockExclusive(ctx, filepath.Join(dir, exclusiveLock), id)
 		if err == nil {
-			err = errors.Join(rewriteShared(dir, os.Getpid()), os.Remove(filepath.Join(dir, exclusiveLock)))
+			err = errors.Join(rewriteAlone(dir, os.Getpid()), os.Remove(filepath.Join(dir, exclusiveLock)))
 		}
 		if err != nil && !errors.Is(err, syscall.EROFS) {
 			return fmt.Errorf("lock backup %s: %w", id, err)
@@ -104,10 +115,22 @@ func unlockShared(dir string) error {
 		return nil
 	}
 	delete(held.count, dir)
-	if err := rewriteShared(dir, 0); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.EROFS) {
+	if err := rewriteAlone(dir, 0); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.EROFS) {
 		return fmt.Errorf("release lock: %w", err)
 	}
 	return nil
+}
+
+// rewriteAlone rewrites the shared lock file while no other process of this
+// program does: one that leaves must not drop one that comes. Where directories
+// cannot be locked, as on some network file systems, that is as good as the
+// tool's own way.
+func rewriteAlone(dir string, add int) error {
+	if guard, err := os.Open(dir); err == nil {
+		defer guard.Close()
+		_ = unix.Flock(int(guard.Fd()), unix.LOCK_EX)
+	}
+	return rewriteShared(dir, add)
 }
 
 // rewriteShared replaces the shared lock file by one that names the living

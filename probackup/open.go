@@ -164,9 +164,7 @@ func (p *point) build(ctx context.Context) (*tree, error) {
 			return nil, err
 		}
 	}
-	if err := b.finish(); err != nil {
-		return nil, err
-	}
+	b.finish()
 	if err := p.checkControl(b); err != nil {
 		return nil, err
 	}

@@ -9,6 +9,9 @@ import (
 // whole file proves it, so the first read compares that.
 func (f *file) readPlain(p []byte, off int64) (int, error) {
 	c := f.copies[0]
+	if c.fault != nil {
+		return 0, c.member.damaged(f.path, -1, c.fault)
+	}
 	if !f.verified.Load() {
 		if err := c.verifyPlainOnce(); err != nil {
 			return 0, err

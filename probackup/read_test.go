@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"math/rand/v2"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -144,21 +146,92 @@ func TestReadAtDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// TestClash has a path that one backup stores as pages and another one as a
-// plain file: pages cannot be taken from both.
-func TestClash(t *testing.T) {
-	catalog := linked(t, fixture.Shop(t))
-	dir := filepath.Join(catalog, "backups/shop/TEI900")
-	lines := readLines(t, dir)
-	for _, l := range lines {
-		if l.path == "base/16385/1249" {
-			l.set("is_datafile", "0")
+// TestListsThatDisagree changes what the lists of the chain say of one file: its
+// bytes can then not be told, and no others may be served.
+func TestListsThatDisagree(t *testing.T) {
+	const data, plain = "base/16385/1249", "base/16385/1249_fsm"
+	drop := func(l *listLine) bool { return true }
+	set := func(name, value string) func(*listLine) bool {
+		return func(l *listLine) bool {
+			l.set(name, value)
+			return false
 		}
 	}
-	writeLines(t, dir, lines)
-	_, err := readFile(openPoint(t, catalog, "TENT00", Options{}).Tree, "base/16385/1249")
-	if !errors.Is(err, pg0.ErrCorrupt) || !strings.Contains(fmt.Sprint(err), "stored in another way") {
-		t.Errorf("error = %v, want one that tells of the clash", err)
+	for _, test := range []struct {
+		name, backup, path string
+		change             func(*listLine) bool // whether to drop the line
+		says               string
+	}{
+		{"pages and plain", "TEI900", data, set("is_datafile", "0"), "stored in another way"},
+		{"plain and pages", "TEI900", plain, set("is_datafile", "1"), "stored in another way"},
+		{"CFS in a parent", "TEI900", data, set("is_cfs", "1"), "stored in another way"},
+		{"data in no parent", "TEI900", data, drop, "holds it unchanged"},
+		{"data not in one parent", "TEK3O0", data, drop, "holds it unchanged"},
+		{"plain in no parent", "TEI900", plain, drop, "holds it unchanged"},
+		{"plain not in one parent", "TEK3O0", plain, drop, "holds it unchanged"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			catalog := linked(t, fixture.Shop(t))
+			backups := filepath.Join(catalog, "backups/shop")
+			// Every backup after the first says that the file did not change.
+			for _, id := range shopWeek {
+				lines := readLines(t, filepath.Join(backups, id))
+				lines = slices.DeleteFunc(lines, func(l *listLine) bool {
+					if id != "TEI900" && l.path == test.path {
+						l.set("size", "-1")
+						l.drop("n_headers")
+					}
+					return id == test.backup && l.path == test.path && test.change(l)
+				})
+				writeLines(t, filepath.Join(backups, id), lines)
+			}
+			for _, exact := range []bool{false, true} {
+				_, err := readFile(openPoint(t, catalog, "TENT00", Options{ToolExact: exact}).Tree, test.path)
+				if !errors.Is(err, pg0.ErrCorrupt) || !strings.Contains(fmt.Sprint(err), test.says) || !strings.Contains(fmt.Sprint(err), test.path) {
+					t.Errorf("exact=%t: error = %v, want one with %q", exact, err, test.says)
+				}
+			}
+		})
+	}
+}
+
+// TestRecreatedFile has a relation that one backup of the chain does not list:
+// it was dropped and another one made under its name, of which the newest backup
+// stores one page. The older relation's pages must not fill up the rest.
+func TestRecreatedFile(t *testing.T) {
+	const name = "base/16385/1249"
+	catalog := linked(t, fixture.Shop(t))
+	backups := filepath.Join(catalog, "backups/shop")
+	old, err := readFile(openPoint(t, catalog, "TEI900", Options{}).Tree, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range shopWeek[1:] {
+		lines := readLines(t, filepath.Join(backups, id))
+		lines = slices.DeleteFunc(lines, func(l *listLine) bool {
+			if l.path != name {
+				return false
+			}
+			stored := joinRecords([]testRecord{{1, old[8192 : 2*8192]}}, false)
+			replaceFile(t, filepath.Join(backups, id, databaseDir, name), stored)
+			l.drop("n_headers", "n_blocks", "hdr_crc", "hdr_off", "hdr_size")
+			l.set("size", len(stored))
+			l.set("crc", crc32.Checksum(stored, castagnoli))
+			l.set("n_blocks", 3)
+			return id == "TELYC0"
+		})
+		writeLines(t, filepath.Join(backups, id), lines)
+	}
+	got, err := readFile(openPoint(t, catalog, "TENT00", Options{}).Tree, name)
+	if err != nil || len(got) != 3*8192 {
+		t.Fatalf("read %d bytes, %v", len(got), err)
+	}
+	if !isZero(got[:8192]) || !bytes.Equal(got[8192:2*8192], old[8192:2*8192]) || !isZero(got[2*8192:]) {
+		t.Error("pages of another relation are served")
+	}
+	got, err = readFile(openPoint(t, catalog, "TENT00", Options{ToolExact: true}).Tree, name)
+	if err != nil || !bytes.Equal(got, old[:3*8192]) {
+		t.Errorf("pages are not those of the tool: %v", err)
 	}
 }
 

@@ -9,10 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -92,12 +94,28 @@ func (v *verification) run(ctx context.Context, jobs int) error {
 			return ignoreDamage(err)
 		}
 	}
+	v.checkLists(tree)
 	v.checkFiles(ctx, jobs)
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	v.checkWAL(ctx, tree)
 	return ctx.Err()
+}
+
+// checkLists reports files of which the lists of the chain disagree.
+func (v *verification) checkLists(t *tree) {
+	for _, name := range slices.Sorted(maps.Keys(t.nodes)) {
+		f := t.nodes[name].file
+		if f == nil {
+			continue
+		}
+		for _, c := range f.copies {
+			if c.fault != nil {
+				v.damage(c.member.damaged(f.path, -1, c.fault))
+			}
+		}
+	}
 }
 
 // ignoreDamage drops errors that have been reported as damage.
@@ -113,7 +131,7 @@ func (v *verification) damage(err error) {
 	d := Damage{Backup: v.point.members[0].id, Block: -1, Reason: err.Error()}
 	var place *damageError
 	if errors.As(err, &place) {
-		d = Damage{Backup: place.backup, File: place.path, Block: place.block, Reason: place.cause.Error()}
+		d = Damage{Backup: place.backup, File: strings.TrimPrefix(place.path, "../"), Block: place.block, Reason: place.cause.Error()}
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -145,7 +163,7 @@ func (v *verification) collect(e *entry) error {
 	}
 	g := v.groups[key]
 	if g == nil {
-		g = &group{file: &file{path: key, data: e.data && !e.cfs, segment: e.segment, target: v.point.members[0]}, last: v.member}
+		g = &group{file: &file{path: key, segment: e.segment, target: v.point.members[0]}, last: v.member}
 		v.groups[key] = g
 	}
 	if v.member > g.last+1 {
@@ -156,7 +174,6 @@ func (v *verification) collect(e *entry) error {
 		return nil
 	}
 	c := newStored(g.file, v.point.members[v.member], e)
-	c.clash = (e.data && !e.cfs) != g.file.data
 	c.stripe = uint8(len(v.groups))
 	g.copies, g.epochs = append(g.copies, c), append(g.epochs, g.epoch)
 	v.total += e.size
@@ -194,7 +211,7 @@ func (v *verification) checkGroup(ctx context.Context, g *group) {
 			seen.forget()
 		}
 		var err error
-		if g.file.data != c.clash {
+		if c.data {
 			err = v.checkData(c, seen)
 		} else {
 			err = c.verifyPlain(v)
@@ -241,12 +258,21 @@ func (v *verification) indexOf(c *stored) *pageIndex {
 		if err == nil {
 			return x
 		}
-		v.damage(&damageError{
-			backup: c.member.id, path: mapName, block: -1,
-			cause: fmt.Errorf("entries of %s: %w", c.file.path, err),
-		})
+		v.mapDamage(c, err)
 	}
 	return &pageIndex{of: c, cut: unknownBlocks}
+}
+
+// mapDamage reports damage of the header map, and a map that cannot be opened
+// only once.
+func (v *verification) mapDamage(c *stored, err error) {
+	if c.member.mapErr != nil && c.member.mapWarned.Swap(true) {
+		return
+	}
+	v.damage(&damageError{
+		backup: c.member.id, path: mapName, block: -1,
+		cause: fmt.Errorf("entries of %s: %w", c.file.path, err),
+	})
 }
 
 // fileCheck is the state of reading one stored data file.
@@ -339,7 +365,8 @@ func (s *pageHistory) add(block uint32, lsn uint64, m *member) error {
 	return nil
 }
 
-// externalPath is where a file of an external directory lies in a backup.
+// externalPath is where a file of an external directory lies, seen from the
+// directory of the cluster's files.
 func externalPath(number int32, name string) string {
 	return "../external_directories/externaldir" + strconv.Itoa(int(number)) + "/" + name
 }
@@ -352,7 +379,14 @@ func (v *verification) checkWAL(ctx context.Context, tree pg0.Tree) {
 			return
 		}
 		place, open := walDir+"/"+v.point.catalog.instance+"/"+name, func() (io.ReadCloser, error) {
-			return v.point.catalog.WAL(ctx, name)
+			f, err := v.point.catalog.WAL(ctx, name)
+			if errors.Is(err, fs.ErrNotExist) {
+				// Where a standby was promoted, the last segment of its old timeline.
+				if part, partErr := v.point.catalog.WAL(ctx, name+partialSuffix); partErr == nil {
+					return part, nil
+				}
+			}
+			return f, err
 		}
 		if target.control.stream {
 			place, open = "pg_wal/"+name, func() (io.ReadCloser, error) { return tree.Open("pg_wal/" + name) }

@@ -44,29 +44,35 @@ func TestVerifySound(t *testing.T) {
 	}
 }
 
-// damages of the shop's catalog, each undone before the next.
+// TestVerifyFindsDamage damages the shop's catalog in many places at once, and
+// then where what is wrong hides the rest.
 func TestVerifyFindsDamage(t *testing.T) {
 	dir := filepath.Join(linked(t, fixture.Shop(t)), "backups/shop")
-	for _, test := range []struct {
-		name string
+	type damage struct {
 		file string
 		harm func([]byte) []byte
 		want Damage
-	}{
-		{"zlib page", "TEI900/database/base/16385/1259", flip(3000), Damage{"TEI900", "base/16385/1259", 1, ""}},
-		{"raw page", "TEK3O0/database/base/16385/16414", flip(9000), Damage{"TEK3O0", "base/16385/16414", 1, ""}},
-		{"record header", "TEK3O0/database/base/16385/1259", flip(5), Damage{"TEK3O0", "base/16385/1259", -1, ""}},
-		{"cut data file", "TEI900/database/base/16385/1259", cut(1), Damage{"TEI900", "base/16385/1259", -1, ""}},
-		{"plain file", "TEI900/database/base/16385/1259_vm", flip(100), Damage{"TEI900", "base/16385/1259_vm", -1, ""}},
-		{"pg_control", "TENT00/database/global/pg_control", flip(9), Damage{"TENT00", "global/pg_control", -1, ""}},
-		{"header map", "TELYC0/page_header_map", flip(3), Damage{"TELYC0", "page_header_map", -1, ""}},
-		{"list", "TELYC0/backup_content.control", flip(40), Damage{"TELYC0", "backup_content.control", -1, ""}},
-		{"start-lsn", "TENT00/backup.control", replace("0/2F00028", "0/2F00128"), Damage{"TENT00", "backup.control", -1, ""}},
-		{"wal", "../../wal/shop/00000001000000000000002F.gz", cut(9), Damage{"TENT00", "wal/shop/00000001000000000000002F", -1, ""}},
+	}
+	for name, damages := range map[string][]damage{
+		"many": {
+			{"TEI900/database/base/16385/1249", cut(1), Damage{"TEI900", "base/16385/1249", -1, ""}},
+			{"TEI900/database/base/16385/1255", flip(3000), Damage{"TEI900", "base/16385/1255", 2, ""}},
+			{"TEK3O0/database/base/16385/1259", flip(5), Damage{"TEK3O0", "base/16385/1259", -1, ""}},
+			{"TEI900/database/base/16385/1259_vm", flip(100), Damage{"TEI900", "base/16385/1259_vm", -1, ""}},
+			{"TEK3O0/database/base/16385/16414", flip(9000), Damage{"TEK3O0", "base/16385/16414", 1, ""}},
+			{"../../wal/shop/00000001000000000000002F.gz", cut(9), Damage{"TENT00", "wal/shop/00000001000000000000002F", -1, ""}},
+		},
+		"pg_control": {{"TENT00/database/global/pg_control", flip(9), Damage{"TENT00", "global/pg_control", -1, ""}}},
+		"list":       {{"TELYC0/backup_content.control", flip(40), Damage{"TELYC0", "backup_content.control", -1, ""}}},
+		"start-lsn":  {{"TENT00/backup.control", replace("0/2F00028", "0/2F00128"), Damage{"TENT00", "backup.control", -1, ""}}},
+		"header map": {{"TELYC0/page_header_map", flip(3), Damage{"TELYC0", "page_header_map", -1, ""}}},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			undo := harm(t, filepath.Join(dir, test.file), test.harm)
-			defer undo()
+		t.Run(name, func(t *testing.T) {
+			var want []Damage
+			for _, d := range damages {
+				defer harm(t, filepath.Join(dir, d.file), d.harm)()
+				want = append(want, d.want)
+			}
 			got, err := verifyAll(t, filepath.Join(dir, "../.."), "TENT00")
 			if !errors.Is(err, pg0.ErrCorrupt) {
 				t.Errorf("error = %v, want one that says corrupt", err)
@@ -74,7 +80,7 @@ func TestVerifyFindsDamage(t *testing.T) {
 			for i := range got {
 				got[i].Reason = ""
 			}
-			if diff := cmp.Diff([]Damage{test.want}, got); diff != "" {
+			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("damage (-want +got):\n%s", diff)
 			}
 		})

@@ -2,7 +2,10 @@ package relmap
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
+	"path"
 	"slices"
 	"strings"
 )
@@ -90,3 +93,18 @@ var encodings = strings.Fields(`SQL_ASCII EUC_JP EUC_CN EUC_KR EUC_TW EUC_JIS_20
 	LATIN1 LATIN2 LATIN3 LATIN4 LATIN5 LATIN6 LATIN7 LATIN8 LATIN9 LATIN10 WIN1256 WIN1258 WIN866 WIN874 KOI8R
 	WIN1251 WIN1252 ISO_8859_5 ISO_8859_6 ISO_8859_7 ISO_8859_8 WIN1250 WIN1253 WIN1254 WIN1255 WIN1257 KOI8U
 	SJIS BIG5 GBK UHC GB18030 JOHAB SHIFT_JIS_2004`)
+
+// Connectable says whether a server on the tree takes connections to the
+// database: its catalogs must allow it and its directory be there, which lacks
+// its PG_VERSION where only some databases of a cluster were taken.
+func (d *Database) Connectable() bool {
+	if !d.AllowConn {
+		return false
+	}
+	dir, _, err := d.cluster.databaseDir(d.Tablespace, d.OID)
+	if err != nil {
+		return true // whoever loads it learns of the error
+	}
+	_, err = fs.Lstat(d.cluster.tree, path.Join(dir, "PG_VERSION"))
+	return !errors.Is(err, fs.ErrNotExist)
+}

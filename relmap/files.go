@@ -55,6 +55,13 @@ func (d *Database) Path(r *Relation) (string, error) {
 	return nominal, err
 }
 
+// Place gives where the tree has, or would have, the first segment of a
+// relation's main fork; "" for a kind without storage.
+func (d *Database) Place(r *Relation) (string, error) {
+	opened, _, err := d.place(r)
+	return opened, err
+}
+
 // place gives the main fork as the tree opens it and as PostgreSQL names it.
 func (d *Database) place(r *Relation) (opened, nominal string, err error) {
 	if !r.HasStorage() || r.Persistence == Temporary {

@@ -10,23 +10,23 @@ packages=("$@")
 [ "${#packages[@]}" != 0 ] || packages=(./...)
 read -r -a flags <<<"${GO_TEST_FLAGS:-}"
 
-if [ "$(id -u)" = 0 ]; then
-	# A short path: a socket's has 107 bytes at most.
-	work=$(mktemp -d /var/tmp/pg0t.XXXXXX)
-	trap 'clean_up' EXIT
-else
-	work=$(mktemp -d)
-	trap 'clean_up' EXIT
-fi
-
-# Nothing of a test may stay mounted, also when it was killed.
+# Nothing of a test may stay mounted or running, also when it was killed.
 clean_up() {
+	trap '' INT TERM HUP
+	{ pgrep -f "$work/" || true; } | while read -r pid; do
+		[ "$pid" = $$ ] || kill -9 "$pid" 2>/dev/null || true
+	done
 	awk -v dir="$work/" 'index($5, dir) == 1 { print $5 }' /proc/self/mountinfo | while read -r mount; do
 		echo "test: left mounted: $mount" >&2
-		umount -l "$mount" || fusermount3 -u -z "$mount" || true
+		fusermount3 -u -z "$mount" || true
 	done
 	rm -rf "$work"
 }
+
+# A short path: a socket's has 107 bytes at most.
+work=$(mktemp -d /var/tmp/pg0t.XXXXXX)
+trap clean_up EXIT
+trap 'exit 130' INT TERM HUP
 
 mkdir -p "$work/src" "$work/bin" "$work/tmp" "$work/home"
 # In a checkout the files that git knows or would add; elsewhere everything.
@@ -53,4 +53,6 @@ echo "test: all packages with the race detector"
 go test -race -timeout 25m "${run[@]}" "${flags[@]}" "${packages[@]}"
 echo "test: mounts once more on one processor"
 export PG0_BIN="$work/bin/pg0-race"
-GOMAXPROCS=1 go test -count=1 -timeout 15m "${run[@]}" "${flags[@]}" -run 'TestOneProcessor|TestMount' ./fusefs ./tests
+once='TestSuiteOneProcessor|TestPostgres|TestMount(Foreground|Interrupted|Busy)$|TestMountScripts/(mount|mount_raw|kill9)$'
+once+='|TestMountPoints/shop/(mon|latest)$|TestMountPairs/shop/(tue_in_thu|thu_in_tue)$'
+GOMAXPROCS=1 go test -count=1 -timeout 15m "${run[@]}" "${flags[@]}" -run "$once" ./fusefs ./tests

@@ -209,9 +209,14 @@ drop table anew`, ident)
 
 func amcheck(t *testing.T, pg0 *program.Program, mountpoint string) {
 	t.Helper()
+	amcheckDatabase(t, pg0, mountpoint, "shop")
+}
+
+func amcheckDatabase(t *testing.T, pg0 *program.Program, mountpoint, database string) {
+	t.Helper()
 	s := pg0.Status(mountpoint).Server
 	out, err := exec.Command("/usr/lib/postgresql/15/bin/pg_amcheck", "-h", s.SocketDir, "-p", fmt.Sprint(s.Port), "-U", s.Role,
-		"--install-missing", "--heapallindexed", "-d", "shop").CombinedOutput()
+		"--install-missing", "--heapallindexed", "-d", database).CombinedOutput()
 	if err != nil {
 		t.Errorf("pg_amcheck: %v\n%s", err, out)
 	}

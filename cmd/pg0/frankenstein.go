@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,8 +24,11 @@ type frankensteinCmd struct {
 	*global
 	mountFlags
 	mapFile   string
+	mapText   string // of that file
 	dryRun    bool
 	toolExact bool
+	yes       bool
+	lock      bool
 }
 
 func frankensteinCommand(g *global) *cobra.Command {
@@ -51,6 +55,8 @@ anything is mounted.`,
 	flags.StringVar(&c.mapFile, "map", "", "mapping `file`")
 	flags.BoolVar(&c.dryRun, "dry-run", false, "print the plan and mount nothing")
 	flags.BoolVar(&c.toolExact, "tool-exact", false, "give the bytes of the tool's own restore even where it is wrong")
+	flags.BoolVar(&c.yes, "yes", false, "read more than 1 GB of a running server without asking")
+	registerLock(flags, &c.lock)
 	c.register(flags)
 	return cmd
 }
@@ -59,7 +65,8 @@ func (c *frankensteinCmd) run(ctx context.Context, mountpoint string) error {
 	if err := c.checkArguments(mountpoint); err != nil {
 		return err
 	}
-	spec, err := readMap(c.mapFile)
+	spec, text, err := readMap(c.mapFile)
+	c.mapText = text
 	if err != nil {
 		return err
 	}
@@ -75,22 +82,29 @@ func (c *frankensteinCmd) run(ctx context.Context, mountpoint string) error {
 			return err
 		}
 	}
-	moments, err := c.moments(ctx, spec)
+	moments, err := c.moments(ctx, dir, spec)
 	if err != nil {
 		return err
 	}
+	_, err = c.show(ctx, dir, spec, moments, mountpoint, nil)
+	return err
+}
+
+// show makes the images of the moments, and of them the mix, and mounts that.
+// before, which may be nil, is called when all is ready for that.
+func (c *frankensteinCmd) show(ctx context.Context, dir state.Dir, spec *mapping.Spec, moments []moment, mountpoint string, before func() error) (shown bool, err error) {
 	images, err := c.ready(ctx, dir, c.bindir, moments)
 	if err != nil {
-		return err
+		return false, err
 	}
 	// Until the serving process holds the images itself.
 	defer closeImages(images) //nolint:errcheck // only locks and descriptors for reading
 	mix, err := c.compose(ctx, dir, spec, moments, images)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer mix.close() //nolint:errcheck // as above
-	return c.mount(ctx, c.job(dir, mountpoint), mix)
+	return c.mount(ctx, c.job(dir, mountpoint), spec, mix, before)
 }
 
 func (c *frankensteinCmd) checkArguments(mountpoint string) error {
@@ -106,53 +120,83 @@ func (c *frankensteinCmd) checkArguments(mountpoint string) error {
 	return refuseRoot("pg0 frankenstein")
 }
 
-// readMap reads a mapping file that has a base.
-func readMap(name string) (*mapping.Spec, error) {
+// readMap reads a mapping file that has a base, and gives its text as well.
+func readMap(name string) (*mapping.Spec, string, error) {
 	name, err := filepath.Abs(name)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	text, err := os.ReadFile(name)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	spec, err := mapping.Parse(name, text)
 	if err != nil {
-		return nil, exit.Error(exit.Usage, err)
+		return nil, "", exit.Error(exit.Usage, err)
 	}
 	if spec.Base == "" {
-		return nil, usageError("%s: a mix needs a base: add [base] with point = \"...\"", name)
+		return nil, "", usageError("%s: a mix needs a base: add [base] with point = \"...\"", name)
 	}
-	return spec, nil
+	return spec, string(text), nil
 }
 
 // paths are the directories of the sources.
 func paths(spec *mapping.Spec) []string {
 	var dirs []string
 	for _, s := range spec.Sources {
-		dirs = append(dirs, s.Path)
+		if dir := cmp.Or(s.Path, s.PGData); dir != "" {
+			dirs = append(dirs, dir)
+		}
 	}
 	return dirs
 }
 
 // moments makes the points that the rules use definite, the base first and the
-// others in the order of their names.
-func (c *frankensteinCmd) moments(ctx context.Context, spec *mapping.Spec) ([]moment, error) {
-	used := map[string]bool{}
-	for _, rule := range spec.Rules {
-		used[rule.From] = true
-	}
-	delete(used, spec.Base)
+// others in the order of their names. Running servers come last: nothing is read
+// there for a mix that fails for another reason.
+func (c *frankensteinCmd) moments(ctx context.Context, dir state.Dir, spec *mapping.Spec) ([]moment, error) {
+	names := pointsOf(spec)
+	moments := make([]moment, len(names))
 	catalogs := map[source.Ref]source.Catalog{}
-	var moments []moment
-	for _, name := range append([]string{spec.Base}, slices.Sorted(maps.Keys(used))...) {
+	var as like
+	for i, name := range names {
+		if spec.IsLive(name) {
+			continue
+		}
 		m, err := c.moment(ctx, spec, name, catalogs)
 		if err != nil {
 			return nil, fmt.Errorf("point %s: %w", name, err)
 		}
-		moments = append(moments, m)
+		moments[i] = m
+		if as.point == "" {
+			as = like{m.catalog.SystemID(), m.choice.Backup.Version, name}
+		}
+	}
+	taker := &liveTaker{global: c.global, dir: dir, yes: c.yes}
+	for i, name := range names {
+		if !spec.IsLive(name) {
+			continue
+		}
+		m, err := taker.take(ctx, spec, name, as)
+		if err != nil {
+			return nil, fmt.Errorf("point %s: %w", name, err)
+		}
+		moments[i] = m
+		if as.point == "" {
+			as = like{m.catalog.SystemID(), m.choice.Backup.Version, name}
+		}
 	}
 	return moments, nil
+}
+
+// pointsOf are the points that files are needed of, the base first.
+func pointsOf(spec *mapping.Spec) []string {
+	used := map[string]bool{}
+	for _, rule := range spec.Rules {
+		used[rule.From] = spec.Copies(rule.From)
+	}
+	maps.DeleteFunc(used, func(name string, copies bool) bool { return !copies || name == spec.Base })
+	return append([]string{spec.Base}, slices.Sorted(maps.Keys(used))...)
 }
 
 // moment opens the catalog of a point, once for all points of a source.
@@ -160,7 +204,7 @@ func (c *frankensteinCmd) moment(ctx context.Context, spec *mapping.Spec, name s
 	point := spec.Points[name]
 	from := spec.Sources[point.Source]
 	m := moment{name: name, source: point.Source, ref: source.Ref{
-		Format: from.Format, Path: from.Path, Instance: from.Instance, ToolExact: c.toolExact,
+		Format: from.Format, Path: from.Path, Instance: from.Instance, ToolExact: c.toolExact, Lock: c.lock,
 	}}
 	var err error
 	if m.catalog = catalogs[m.ref]; m.catalog == nil {
@@ -169,7 +213,7 @@ func (c *frankensteinCmd) moment(ctx context.Context, spec *mapping.Spec, name s
 		}
 		catalogs[m.ref] = m.catalog
 	}
-	m.choice, err = reach.Choose(ctx, m.catalog, target(point))
+	m.choice, err = reach.Choose(ctx, m.catalog, target(point), c.memory())
 	return m, err
 }
 
@@ -195,18 +239,31 @@ func refusal(err error) error {
 }
 
 // mount prints the plan and, unless this is a dry run, mounts it.
-func (c *frankensteinCmd) mount(ctx context.Context, job supervise.Job, x *mix) error {
+func (c *frankensteinCmd) mount(ctx context.Context, job supervise.Job, spec *mapping.Spec, x *mix, before func() error) (shown bool, err error) {
 	if c.dryRun && c.json {
-		return c.printJSON(x.plan)
+		return false, c.printJSON(x.plan)
 	}
 	if !c.json {
 		if err := x.plan.WriteTable(c.stdout); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if c.dryRun {
-		return nil
+		return false, nil
 	}
+	if err := c.describe(ctx, &job, x); err != nil {
+		return false, err
+	}
+	if before != nil {
+		if err := before(); err != nil {
+			return false, err
+		}
+	}
+	return true, c.launchMix(ctx, job, spec, x)
+}
+
+// describe completes the job for a mix.
+func (c *frankensteinCmd) describe(ctx context.Context, job *supervise.Job, x *mix) error {
 	job.Recipe.Tree = x.tree()
 	job.Mount.Kind = state.Mix
 	job.Mount.Provenance = x.provenance()
@@ -214,18 +271,38 @@ func (c *frankensteinCmd) mount(ctx context.Context, job supervise.Job, x *mix) 
 	for _, origin := range x.plan.Points {
 		job.Mount.Images = append(job.Mount.Images, x.images[origin.Point].Keys()...)
 	}
-	if err := c.serveImage(&job, &x.base.Meta, x.base.Keys()); err != nil {
+	if err := c.serveImage(job, &x.base.Meta, x.base.Keys()); err != nil {
 		return err
 	}
 	job.Server.Rebuild = x.plan.RebuildList()
-	if len(x.plan.Grafts) > 0 {
+	switch {
+	case len(x.plan.Grafts) > 0:
 		job.Mount.Database = x.plan.Grafts[0].Database
+	case len(x.plan.Foreign) > 0:
+		job.Mount.Database = x.plan.Foreign[0].Database
 	}
 	slices.Sort(job.Mount.Images)
 	job.Mount.Images = slices.Compact(job.Mount.Images)
-	limit := x.limit.Redo
-	if err := c.takeLayer(ctx, c.global, &job, mapping.Attach(x.plan, limit), x.plan); err != nil {
+	return c.takeLayer(ctx, c.global, job, mapping.Attach(x.plan, x.limit.Redo), x.plan)
+}
+
+// launchMix mounts, and keeps what a refresh needs to make the mix again.
+func (c *frankensteinCmd) launchMix(ctx context.Context, job supervise.Job, spec *mapping.Spec, x *mix) error {
+	if !hasLive(spec) {
+		return c.launch(ctx, c.global, job)
+	}
+	foreground := c.foreground
+	c.foreground = false
+	err := c.launch(ctx, c.global, job)
+	if err == nil {
+		err = c.keep(job.State, job.Mount.ID, spec, x)
+	}
+	if err != nil || !foreground {
 		return err
 	}
-	return c.launch(ctx, c.global, job)
+	m, err := job.State.Load(job.Mount.ID)
+	if err != nil {
+		return err
+	}
+	return supervise.Foreground(ctx, job.State, m)
 }

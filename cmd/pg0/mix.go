@@ -24,6 +24,7 @@ type mix struct {
 	base    *image.Image            // derived from the base's point: with twins, comments and provenance
 	images  map[string]*image.Image // by point
 	limit   *relmap.Control         // of the base: donors' pages are clamped to its redo LSN
+	servers []adopt.ForeignServer   // that foreign tables ask
 	derived bool                    // base is the mix's own, to be closed
 }
 
@@ -49,6 +50,18 @@ func (c *frankensteinCmd) compose(ctx context.Context, dir state.Dir, spec *mapp
 		x.images[m.name], donors[m.name] = images[i], donor
 	}
 	base := donors[spec.Base]
+	taker := &liveTaker{global: c.global, dir: dir}
+	foreign, servers, err := taker.foreign(ctx, spec, like{base.Cluster.Control.SystemID, base.Cluster.Version, base.Name})
+	if err != nil {
+		return nil, err
+	}
+	for name, relations := range foreign {
+		if donors[name] == nil {
+			donors[name] = &mapping.Image{Name: name, Info: mapping.Origin{Source: spec.Points[name].Source}}
+		}
+		donors[name].Foreign = relations
+	}
+	x.servers = servers
 	twins, preview, err := mapping.Adopt(spec, donors, base)
 	if err != nil {
 		return nil, refusal(err)
@@ -71,7 +84,7 @@ func openForMix(m *moment, made *image.Image) (*mapping.Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("point %s: %w", m.name, err)
 	}
-	return &mapping.Image{Name: m.name, Tree: made.Tree, Cluster: cluster, Defs: made.Defs, Info: m.origin(made)}, nil
+	return &mapping.Image{Name: m.name, Tree: made.Tree, Cluster: cluster, Defs: made.Defs, Info: m.origin(made), Partial: made.Meta.Choice.Backup.Partial}, nil
 }
 
 // derive gives the mix its base: the base's image with the twins, comments and
@@ -86,7 +99,7 @@ func (c *frankensteinCmd) derive(ctx context.Context, dir state.Dir, x *mix, bas
 	if err != nil {
 		return err
 	}
-	change, err := adopt.Change(x.plan, twins, databases)
+	change, err := adopt.Change(x.plan, twins, databases, x.servers)
 	if err != nil {
 		return err
 	}
@@ -150,7 +163,7 @@ func connectable(cluster *relmap.Cluster) ([]string, error) {
 	}
 	var names []string
 	for _, d := range databases {
-		if d.AllowConn && !d.Template {
+		if d.Connectable() && !d.Template {
 			names = append(names, d.Name)
 		}
 	}
@@ -176,9 +189,10 @@ func (x *mix) resolve(spec *mapping.Spec, m *moment, donors map[string]*mapping.
 
 // note adds to the plan what its user must know of the images.
 func (x *mix) note(moments []moment, images []*image.Image) {
+	x.plan.Notes = append(x.plan.Notes, moments[0].notes()...)
 	x.plan.Notes = append(x.plan.Notes, notes(&images[0].Meta)...)
 	for i, m := range moments[1:] {
-		for _, note := range donorNotes(&images[i+1].Meta) {
+		for _, note := range append(m.notes(), donorNotes(&images[i+1].Meta)...) {
 			x.plan.Notes = append(x.plan.Notes, "point "+m.name+": "+note)
 		}
 	}
@@ -197,6 +211,11 @@ func (x *mix) provenance() []state.Origin {
 	origins := []state.Origin{stateOrigin(x.plan.Base, "*", "", "base")}
 	for _, g := range x.plan.Grafts {
 		origins = append(origins, stateOrigin(x.plan.Origin(g.Point), g.Relation, g.Kind, string(g.Mode)))
+	}
+	for _, f := range x.plan.Foreign {
+		origins = append(origins, state.Origin{
+			Relation: f.Relation, Kind: "foreign table", Mode: "fdw", Point: f.Point, Source: f.Source, Target: mapping.LiveTarget,
+		})
 	}
 	return origins
 }

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -10,7 +12,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/fukanchik/pg0/cmd/internal/exit"
-	"github.com/fukanchik/pg0/cmd/internal/image"
 	"github.com/fukanchik/pg0/cmd/internal/reach"
 	"github.com/fukanchik/pg0/cmd/internal/serve"
 	"github.com/fukanchik/pg0/cmd/internal/source"
@@ -26,6 +27,7 @@ type mountFlags struct {
 	layerLimit size
 	cacheSize  size
 	start      bool
+	proxy      string
 	foreground bool
 	rollBack   bool
 }
@@ -36,6 +38,7 @@ func (f *mountFlags) register(flags *pflag.FlagSet) {
 	flags.Var(&f.layerLimit, "layer-limit", "most that the changes may take on disk, such as 10GB")
 	flags.Var(&f.cacheSize, "cache-size", "memory for the file server, such as 256MB (default 96MB)")
 	flags.BoolVar(&f.start, "start", false, "start PostgreSQL on the mount")
+	flags.StringVar(&f.proxy, "proxy", "", "with --start: a proxy on this `address` that labels sessions, see pg0 proxy --help")
 	flags.BoolVar(&f.foreground, "foreground", false, "stay until the mount is gone; Ctrl-C unmounts")
 	flags.BoolVar(&f.rollBack, "rollback-prepared", false, "roll back the prepared transactions of the cluster once it is started")
 }
@@ -47,6 +50,9 @@ func (f *mountFlags) check() error {
 	}
 	if f.rollBack && !f.start {
 		return usageError("--rollback-prepared needs --start")
+	}
+	if f.proxy != "" && !f.start {
+		return usageError("--proxy needs --start")
 	}
 	if f.layer == "" {
 		return nil
@@ -119,18 +125,18 @@ func (c *mountCmd) run(ctx context.Context, mountpoint string) error {
 		return err
 	}
 	job := c.job(dir, mountpoint)
+	prepare := c.prepareImage
 	if c.raw {
-		err = c.prepareRaw(ctx, ref, target.Backup, &job)
-	} else {
-		var made *image.Image
-		if made, err = c.prepareImage(ctx, &job); err == nil {
-			// Until the serving process holds the image itself.
-			defer made.Close()
+		prepare = func(ctx context.Context, job *supervise.Job) (io.Closer, error) {
+			return c.prepareRaw(ctx, ref, target.Backup, job)
 		}
 	}
+	open, err := prepare(ctx, &job)
 	if err != nil {
 		return err
 	}
+	// Until the serving process has opened it itself.
+	defer open.Close() //nolint:errcheck // only locks and descriptors for reading
 	return c.launch(ctx, c.global, job)
 }
 
@@ -153,7 +159,7 @@ func (f *mountFlags) job(dir state.Dir, mountpoint string) supervise.Job {
 	return supervise.Job{
 		State: dir,
 		Mount: state.Mount{ID: id, Mountpoint: mountpoint, Layer: f.layer},
-		Start: f.start,
+		Start: f.start, Proxy: f.proxy,
 		Recipe: serve.Recipe{
 			Mountpoint: mountpoint,
 			Name:       "pg0:" + id,
@@ -163,16 +169,15 @@ func (f *mountFlags) job(dir state.Dir, mountpoint string) supervise.Job {
 	}
 }
 
-func (c *mountCmd) prepareRaw(ctx context.Context, ref source.Ref, backup string, job *supervise.Job) error {
+func (c *mountCmd) prepareRaw(ctx context.Context, ref source.Ref, backup string, job *supervise.Job) (io.Closer, error) {
 	catalog, err := ref.Open(c.logger)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	point, err := catalog.Open(ctx, backup)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer point.Close()
 	job.Recipe.Tree = serve.TreeRef{Source: ref, Point: point.ID}
 	job.Mount.Kind, job.Mount.Version = state.Raw, point.Version
 	job.Mount.Provenance = []state.Origin{{
@@ -180,7 +185,11 @@ func (c *mountCmd) prepareRaw(ctx context.Context, ref source.Ref, backup string
 		Time: point.RecoveryTime, LSN: point.StopLSN,
 	}}
 	job.Mount.Notes = point.Warnings
-	return c.takeLayer(ctx, c.global, job, mapping.Record{Base: "bare " + point.ID + " " + point.Digest}, nil)
+	err = c.takeLayer(ctx, c.global, job, mapping.Record{Base: "bare " + point.ID + " " + point.Digest}, nil)
+	if err != nil {
+		return nil, errors.Join(err, point.Close())
+	}
+	return point, nil
 }
 
 // launch mounts, says what came of it, and with --foreground stays.

@@ -26,6 +26,7 @@ type pointFlags struct {
 	target    string
 	timeline  string
 	inclusive bool
+	lock      bool
 	mapFile   string // with mapPoint: the point of that name in a mapping file
 	mapPoint  string
 	given     func(flag string) bool
@@ -71,9 +72,15 @@ func (f *pointFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.target, "recovery-target", "", "`latest` (all archived WAL) or immediate (the backup's own end)")
 	flags.StringVar(&f.timeline, "recovery-target-timeline", "", "timeline to follow: `number`, current (of the backup; the default) or latest")
 	flags.BoolVar(&f.inclusive, "recovery-target-inclusive", true, "whether what the target names is in")
+	registerLock(flags, &f.lock)
 	flags.StringVar(&f.mapFile, "map", "", "mapping `file` that has the point, instead of the flags above")
 	flags.StringVar(&f.mapPoint, "point", "", "`name` of the point in the mapping file")
 	f.given = flags.Changed
+}
+
+// registerLock adds the flag that makes pg0 write into a catalog.
+func registerLock(flags *pflag.FlagSet, lock *bool) {
+	flags.BoolVar(lock, "lock", false, "hold pg_probackup's shared lock on the backups while they are read, so that it does not merge or delete them")
 }
 
 // point is the catalog and the moment that the flags name.
@@ -85,6 +92,7 @@ func (f *pointFlags) point() (source.Ref, reach.Target, error) {
 	if err != nil {
 		return ref, reach.Target{}, err
 	}
+	ref.Lock = f.lock
 	target, err := f.moment()
 	return ref, target, err
 }
@@ -117,11 +125,14 @@ func (f *pointFlags) mapped() (source.Ref, reach.Target, error) {
 		return source.Ref{}, reach.Target{}, usageError("%s has no point %q; there are: %s", f.mapFile, f.mapPoint, strings.Join(slices.Sorted(maps.Keys(spec.Points)), ", "))
 	}
 	from := spec.Sources[point.Source]
+	if from.IsLive() {
+		return source.Ref{}, reach.Target{}, usageError("point %s is of a running server: make it the base of a mapping file and use pg0 frankenstein", f.mapPoint)
+	}
 	path, err := filepath.Abs(from.Path)
 	if err != nil {
 		return source.Ref{}, reach.Target{}, fmt.Errorf("source %s: %w", from.Name, err)
 	}
-	return source.Ref{Format: from.Format, Path: path, Instance: from.Instance, ToolExact: f.toolExact}, target(point), nil
+	return source.Ref{Format: from.Format, Path: path, Instance: from.Instance, ToolExact: f.toolExact, Lock: f.lock}, target(point), nil
 }
 
 // moment is the target that the flags name: without any it is the latest, with

@@ -86,10 +86,15 @@ var stageWords = map[recovery.Stage]string{
 }
 
 func describe(p recovery.Progress) string {
-	if p.Stage != recovery.StageReplay {
+	var text string
+	switch p.Stage {
+	case recovery.StageCopy:
+		text = fmt.Sprintf("point %s: %s of %s copied, %.0f%%", p.Backup, mapping.Size(p.Done), mapping.Size(p.Total), p.Percent)
+	case recovery.StageReplay:
+		text = fmt.Sprintf("backup %s: replay at %s of %s, %.0f%%", p.Backup, p.LSN, p.To, p.Percent)
+	default:
 		return "backup " + p.Backup + ": " + stageWords[p.Stage]
 	}
-	text := fmt.Sprintf("backup %s: replay at %s of %s, %.0f%%", p.Backup, p.LSN, p.To, p.Percent)
 	if p.Rate > 0 {
 		text += fmt.Sprintf(", %s/s", mapping.Size(int64(p.Rate)))
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -81,8 +82,14 @@ func (m *moment) origin(made *image.Image) mapping.Origin {
 func stateOrigin(o mapping.Origin, relation, kind, mode string) state.Origin {
 	return state.Origin{
 		Relation: relation, Kind: kind, Mode: mode, Point: o.Point, Source: o.Source, Backup: o.Backup,
-		Target: o.Target, Time: o.Time, LSN: o.LSN,
+		Target: o.Target, Time: o.Time, LSN: o.LSN, XID: o.XID,
 	}
+}
+
+// notes says what its user must know of the backup that was chosen: newer ones
+// that could not be, and what the backup leaves out.
+func (m *moment) notes() []string {
+	return append(slices.Clone(m.choice.Notes), m.choice.Backup.Warnings...)
 }
 
 // notes says what of an image its user must know.
@@ -140,7 +147,7 @@ func (f *mountFlags) serveImage(job *supervise.Job, base *image.Meta, keys []str
 }
 
 // prepareImage makes the image of the point that mount shows.
-func (c *mountCmd) prepareImage(ctx context.Context, job *supervise.Job) (*image.Image, error) {
+func (c *mountCmd) prepareImage(ctx context.Context, job *supervise.Job) (io.Closer, error) {
 	ref, catalog, choice, err := c.point.openPoint(ctx, c.global)
 	if err != nil {
 		return nil, err
@@ -155,7 +162,7 @@ func (c *mountCmd) prepareImage(ctx context.Context, job *supervise.Job) (*image
 	job.Recipe.Tree = made.Ref()
 	job.Mount.Kind = state.Point
 	job.Mount.Provenance = []state.Origin{stateOrigin(origin, "*", "", "base")}
-	job.Mount.Notes = notes(&made.Meta)
+	job.Mount.Notes = append(m.notes(), notes(&made.Meta)...)
 	err = c.serveImage(job, &made.Meta, made.Keys())
 	if err == nil {
 		err = c.takeLayer(ctx, c.global, job, mapping.Record{Base: origin.Key}, nil)

@@ -17,6 +17,7 @@ import (
 	"github.com/fukanchik/pg0/cmd/internal/exit"
 	"github.com/fukanchik/pg0/cmd/internal/image"
 	"github.com/fukanchik/pg0/cmd/internal/pgserver"
+	"github.com/fukanchik/pg0/cmd/internal/source"
 	"github.com/fukanchik/pg0/cmd/internal/state"
 	"github.com/fukanchik/pg0/cmd/internal/supervise"
 	"github.com/fukanchik/pg0/fusefs"
@@ -77,6 +78,7 @@ type serverView struct {
 	SocketDir string `json:"socket_dir"`
 	Port      int    `json:"port"`
 	Listen    string `json:"listen,omitempty"`
+	Proxy     string `json:"proxy,omitempty"` // address of the proxy before it
 	Role      string `json:"role"`
 	Database  string `json:"database"`
 	URI       string `json:"uri"`
@@ -163,6 +165,9 @@ func lookServer(dir state.Dir, m *state.Mount) *serverView {
 			s.SocketDir, s.Port, s.Log = found.SocketDir, found.Port, ""
 		}
 	}
+	if m.Proxy.Alive() {
+		s.Proxy = m.ProxyListen
+	}
 	query := url.Values{"host": {s.SocketDir}, "port": {strconv.Itoa(s.Port)}, "user": {s.Role}}
 	s.URI = "postgresql:///" + url.PathEscape(s.Database) + "?" + query.Encode()
 	s.Psql = fmt.Sprintf("psql -h %s -p %d -U %s -d %s", shellQuote(s.SocketDir), s.Port, shellQuote(s.Role), shellQuote(s.Database))
@@ -186,6 +191,7 @@ func (g *global) statusOne(ctx context.Context, dir state.Dir, name string) erro
 		return err
 	}
 	v := g.look(ctx, dir, m)
+	v.Notes = append(v.Notes, g.changedBackups(ctx, dir, m)...)
 	if g.json {
 		err = g.printJSON(v)
 	} else {
@@ -195,6 +201,25 @@ func (g *global) statusOne(ctx context.Context, dir state.Dir, name string) erro
 		err = exit.Error(exit.Failed, fmt.Errorf("%s is dead: %s", v.Mountpoint, v.Problem))
 	}
 	return err
+}
+
+// changedBackups says which backups under a mount are no longer what they were:
+// what is open can still be read, the rest gives I/O errors.
+func (g *global) changedBackups(ctx context.Context, dir state.Dir, m *state.Mount) (notes []string) {
+	for _, key := range m.Images {
+		meta, err := image.Cache(dir.Images()).Meta(key)
+		if err != nil || len(meta.Parents) > 0 {
+			continue
+		}
+		catalog, err := meta.Source.Open(g.logger)
+		if err == nil {
+			err = source.Changed(ctx, catalog, meta.Choice.Backup)
+		}
+		if err != nil {
+			notes = append(notes, fmt.Sprintf("parts of the mount can no longer be read: %v", err))
+		}
+	}
+	return notes
 }
 
 // findMount reads the record of a mount point. The error has exit code 6 if
@@ -301,6 +326,9 @@ func (s *serverView) write(line func(name, format string, args ...any)) {
 	if s.Listen != "" {
 		line("listens on", "%s", s.Listen)
 	}
+	if s.Proxy != "" {
+		line("proxy", "%s", s.Proxy)
+	}
 	line("URI", "%s", s.URI)
 	line("psql", "%s", s.Psql)
 	if s.Log != "" {
@@ -325,7 +353,7 @@ func (v *view) writeProvenance(out io.Writer) error {
 }
 
 func recoveredTo(o state.Origin) string {
-	return mapping.Origin{Time: o.Time, LSN: o.LSN, Target: o.Target}.Recovered()
+	return mapping.Origin{Time: o.Time, LSN: o.LSN, XID: o.XID, Target: o.Target}.Recovered()
 }
 
 // printMount says where a new mount is and how to reach it.

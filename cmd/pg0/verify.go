@@ -103,7 +103,7 @@ func (c *verifyCmd) one(ctx context.Context, ref source.Ref, catalog source.Cata
 	if err != nil {
 		return err
 	}
-	if err := c.backup(ctx, catalog, choice.Backup.ID, found); err != nil {
+	if err := c.backup(ctx, catalog, choice.Backup, found); err != nil {
 		return err
 	}
 	line := c.verifying("WAL")
@@ -125,19 +125,25 @@ func (c *verifyCmd) one(ctx context.Context, ref source.Ref, catalog source.Cata
 	return c.boot(ctx, ref, catalog, choice, found)
 }
 
-// backup verifies a backup with its chain.
-func (c *verifyCmd) backup(ctx context.Context, catalog source.Catalog, id string, found *verification) error {
-	line := c.verifying("backup " + id)
+// backup verifies a backup with its chain. What is missing of one that was
+// deleted meanwhile is no damage.
+func (c *verifyCmd) backup(ctx context.Context, catalog source.Catalog, info pg0.PointInfo, found *verification) error {
+	line := c.verifying("backup " + info.ID)
 	defer line.done()
-	err := catalog.Verify(ctx, id, c.jobs, func(d source.Damage) {
+	err := catalog.Verify(ctx, info.ID, c.jobs, func(d source.Damage) {
 		if !slices.Contains(found.Damage, d) {
 			found.Damage = append(found.Damage, d)
 		}
 	}, line.report)
+	if err != nil && ctx.Err() == nil {
+		if changed := source.Changed(ctx, catalog, info); changed != nil {
+			return changed
+		}
+	}
 	if err != nil && !errors.Is(err, pg0.ErrCorrupt) {
 		return err
 	}
-	found.Verified = append(found.Verified, id)
+	found.Verified = append(found.Verified, info.ID)
 	return nil
 }
 
@@ -150,7 +156,7 @@ func (c *verifyCmd) everything(ctx context.Context, ref source.Ref, catalog sour
 	}
 	found.takeUnusable(infos)
 	for _, info := range tips(infos) {
-		if err := c.backup(ctx, catalog, info.ID, found); err != nil {
+		if err := c.backup(ctx, catalog, info, found); err != nil {
 			return err
 		}
 	}

@@ -2,6 +2,7 @@ package filesuite
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -22,11 +23,11 @@ const Block = 8192
 // Bytes gives n bytes that depend on a seed and are never all zeros.
 func Bytes(seed uint64, n int) []byte {
 	r := rand.New(rand.NewPCG(seed, 1))
-	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(r.Uint32()) | 1
+	b := make([]byte, 0, n+8)
+	for len(b) < n {
+		b = binary.LittleEndian.AppendUint64(b, r.Uint64()|0x0101010101010101)
 	}
-	return b
+	return b[:n:n]
 }
 
 // Base makes a directory that looks like a small cluster: files of several

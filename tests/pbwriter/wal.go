@@ -68,13 +68,13 @@ func (c *Catalog) Archive(cluster *pgtest.Cluster, timeline uint32, from, to pg0
 }
 
 // ArchiveSettings make a server archive here by itself, as archive-push does:
-// under another name first, history files never compressed.
+// under another name first, only whole segments compressed.
 func (c *Catalog) ArchiveSettings(form WALForm) map[string]string {
 	pack := "cat"
 	if form == GZ {
 		pack = "gzip -c"
 	}
-	command := fmt.Sprintf(`cd '%s' && case %%f in *.history|*.backup) to=%%f; pack=cat;; *) to=%%f%s; pack="%s";; esac && $pack < "$OLDPWD/%%p" > $to.part && mv $to.part $to`,
+	command := fmt.Sprintf(`cd '%s' && case %%f in *.history|*.backup|*.partial) to=%%f; pack=cat;; *) to=%%f%s; pack="%s";; esac && $pack < "$OLDPWD/%%p" > $to.part && mv $to.part $to`,
 		c.WALDir(), form, pack)
 	return map[string]string{"archive_mode": "on", "archive_command": command}
 }

@@ -25,13 +25,14 @@ const version = 2
 
 // Change is what the base needs for a plan: the twins, and what tells users of
 // the mix where its relations come from. Databases are all that take
-// connections, except templates.
-func Change(plan *mapping.Plan, twins []mapping.Adoption, databases []string) (recovery.Change, error) {
+// connections, except templates; servers those that the plan's foreign tables ask.
+func Change(plan *mapping.Plan, twins []mapping.Adoption, databases []string, servers []ForeignServer) (recovery.Change, error) {
 	text, err := json.Marshal(struct {
 		Version int
 		Plan    *mapping.Plan
 		Twins   []mapping.Adoption
-	}{version, plan, twins})
+		Servers []ForeignServer `json:",omitempty"`
+	}{version, plan, twins, servers})
 	if err != nil {
 		return recovery.Change{}, err
 	}
@@ -50,7 +51,7 @@ func Change(plan *mapping.Plan, twins []mapping.Adoption, databases []string) (r
 		Record: record,
 		Do: func(ctx context.Context, connect recovery.Connect) error {
 			for _, database := range databases {
-				one := &work{plan: plan, database: database}
+				one := &work{plan: plan, database: database, servers: servers}
 				for _, twin := range twins {
 					if twin.Database == database {
 						one.twins = append(one.twins, twin)
@@ -79,6 +80,7 @@ type work struct {
 	plan     *mapping.Plan
 	database string
 	twins    []mapping.Adoption
+	servers  []ForeignServer
 	facts
 }
 
@@ -134,6 +136,7 @@ func (w *work) statements() []string {
 	if len(w.twins) > 0 {
 		list = append(list, w.grant())
 	}
+	list = append(list, w.foreign()...)
 	list = append(list, w.comments()...)
 	list = append(list, w.invalidate()...)
 	return append(list, w.provenance()...)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/fukanchik/pg0"
@@ -68,9 +69,17 @@ func (w *world) first(ctx context.Context, t Target, ways []*way) (*Choice, erro
 		w.failed[y.info.ID] = err
 	}
 	if t.Kind == Name && len(w.restorePoints) > 0 {
-		first = fmt.Errorf("%w; restore points seen: %s", first, strings.Join(w.restorePoints, ", "))
+		first = fmt.Errorf("%w; restore points seen: %s", first, quotedList(w.restorePoints))
 	}
 	return nil, first
+}
+
+func quotedList(names []string) string {
+	var quoted []string
+	for _, name := range names {
+		quoted = append(quoted, strconv.Quote(name))
+	}
+	return strings.Join(quoted, ", ")
 }
 
 // elsewhere marks a refusal after which another backup is worth a try.

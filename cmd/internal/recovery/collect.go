@@ -31,7 +31,7 @@ func (c *census) take(ctx context.Context, databases []*relmap.Database) error {
 	c.defs = &relmap.Definitions{Databases: map[string]*relmap.DatabaseDefinitions{}}
 	asked := false
 	for _, database := range databases {
-		if !database.AllowConn {
+		if !database.Connectable() {
 			continue
 		}
 		if err := c.askDatabase(ctx, database.Name, asked); err != nil {

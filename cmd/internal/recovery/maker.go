@@ -75,7 +75,16 @@ func (m *Maker) Make(ctx context.Context, ref source.Ref, catalog source.Catalog
 			},
 			choice: &examined, point: point, catalog: catalog,
 		}
-		return errors.Join(run.recover(ctx), point.Close())
+		err = errors.Join(run.recover(ctx), point.Close())
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		// What was read of a backup that is being deleted says nothing of it.
+		if changed := source.Changed(ctx, catalog, choice.Backup); changed != nil {
+			m.Logger.Debug("recovery failed", "error", err)
+			return changed
+		}
+		return err
 	})
 }
 
@@ -153,6 +162,9 @@ func (m *Maker) logFile(key string) string { return filepath.Join(m.State.Images
 func (m *Maker) explain(ctx context.Context, key string, err error) error {
 	if ctx.Err() != nil {
 		return errors.Join(exit.Error(exit.Interrupted, err), os.RemoveAll(m.logFile(key)))
+	}
+	if errors.Is(err, source.ErrChanged) {
+		return err
 	}
 	if said, readErr := os.ReadFile(m.logFile(key)); readErr == nil && bytes.Contains(said, []byte("Input/output error")) {
 		return exit.Error(exit.Corrupt, err) // the mount gives no other reason for it

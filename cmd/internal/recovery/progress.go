@@ -13,6 +13,7 @@ type Stage string
 
 // The stages, in their order.
 const (
+	StageCopy   Stage = "copy" // of a running server
 	StageWait   Stage = "wait" // for another command that makes the same image
 	StageMount  Stage = "mount"
 	StageReplay Stage = "replay"
@@ -29,6 +30,8 @@ type Progress struct {
 	LSN       pg0.LSN       `json:"lsn,omitempty"` // replay has come to here
 	From      pg0.LSN       `json:"from,omitempty"`
 	To        pg0.LSN       `json:"to,omitempty"`
+	Done      int64         `json:"bytes_done,omitempty"` // in StageCopy
+	Total     int64         `json:"bytes_total,omitempty"`
 	Percent   float64       `json:"percent,omitempty"`
 	Rate      float64       `json:"bytes_per_second,omitempty"`
 	Remaining time.Duration `json:"remaining,omitempty"` // an estimate; 0 is unknown

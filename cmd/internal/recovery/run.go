@@ -45,6 +45,7 @@ func (r *run) recover(ctx context.Context) error {
 			cancel()
 		}
 	}()
+	r.cleared = r.removeHollow
 	tree := serve.TreeRef{Source: r.meta.Source, Point: r.choice.Backup.ID}
 	err := r.run(ctx, tree, r.prepare, r.replay, func(context.Context) error {
 		<-examined
@@ -103,6 +104,11 @@ func (r *run) recoverySettings() ([]pgserver.Setting, error) {
 		{Name: "hot_standby", Value: "off"},
 	}
 	settings = append(settings, workSettings()...)
+	partial, err := r.partialSettings()
+	if err != nil {
+		return nil, err
+	}
+	settings = append(settings, partial...)
 	if r.bin.Major >= 15 {
 		settings = append(settings, pgserver.Setting{Name: "log_startup_progress_interval", Value: "500ms"})
 	}
@@ -193,6 +199,9 @@ func (r *run) ended(ready error) error {
 // recovered checks that recovery ended where it should, and notes where.
 func (r *run) recovered() error {
 	f, stop := r.log.facts, r.choice.Stop
+	if err := r.checkMissing(); err != nil {
+		return err
+	}
 	if f.stopped == "" {
 		return fmt.Errorf("PostgreSQL ended recovery at %s without reaching the target %s; see %s", f.redone, r.choice.Target, r.logFile(r.meta.Key))
 	}

@@ -18,6 +18,8 @@ type facts struct {
 	timeline   uint32  // selected new timeline
 	stopped    string  // recovery stopping after ...
 	done       bool    // archive recovery complete
+	// missing are pages that replay did not find, by relation
+	missing map[string]string
 }
 
 var (
@@ -50,6 +52,7 @@ func (f *facts) take(line []byte) {
 		f.stopped = string(match[1])
 	}
 	f.done = f.done || doneLine.Match(line)
+	f.noteMissing(line)
 }
 
 // A follower reads the complete lines that are appended to a log.

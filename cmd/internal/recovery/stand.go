@@ -39,6 +39,7 @@ type stand struct {
 	control *relmap.Control
 	server  *pgserver.Server
 	log     follower
+	cleared func() error // removes what no server may see, once this one has stopped; may be nil
 }
 
 func (s *stand) mnt() string { return filepath.Join(s.tmp, mountDir) }
@@ -227,6 +228,11 @@ func (s *stand) stop(ctx context.Context) error {
 
 // tidy leaves of the run what the next server needs.
 func (s *stand) tidy(context.Context) error {
+	if s.cleared != nil {
+		if err := s.cleared(); err != nil {
+			return err
+		}
+	}
 	keep := neededWAL(s.control)
 	if err := emptyDir(filepath.Join(s.mnt(), "pg_wal"), keep); err != nil {
 		return err

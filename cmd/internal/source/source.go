@@ -20,6 +20,9 @@ type Ref struct {
 	Instance string `json:"instance,omitempty"` // empty: the only one
 	// ToolExact gives the bytes of the tool's own restore where the tool is wrong.
 	ToolExact bool `json:"tool_exact,omitempty"`
+	// Lock has every process that opens a backup hold the tool's shared lock on
+	// it and its chain, as long as it has it open.
+	Lock bool `json:"lock,omitempty"`
 }
 
 // String names the catalog for messages.

@@ -81,6 +81,9 @@ type Mount struct {
 	Supervisor proc.ID `json:"supervisor"`
 	Server     proc.ID `json:"server"`
 	Postgres   proc.ID `json:"postgres"` // zero when pg0 has started none
+	Proxy      proc.ID `json:"proxy"`    // likewise
+
+	ProxyListen string `json:"proxy_listen,omitempty"` // its address
 
 	Version    int      `json:"version"` // PostgreSQL's major version
 	SocketDir  string   `json:"socket_dir"`
@@ -115,6 +118,7 @@ type Origin struct {
 	Target   string    `json:"target"`
 	Time     time.Time `json:"recovered_to_time,omitzero"`
 	LSN      pg0.LSN   `json:"recovered_to_lsn,omitempty"`
+	XID      uint64    `json:"recovered_to_xid,omitempty"`
 	Mode     string    `json:"mode"` // base, replace, adopt
 }
 

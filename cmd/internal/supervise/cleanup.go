@@ -29,6 +29,11 @@ func CleanUp(ctx context.Context, dir state.Dir, m *state.Mount, force bool) err
 			return err
 		}
 	}
+	if m.Proxy.Alive() {
+		if err := endProxy(m); err != nil {
+			return err
+		}
+	}
 	if m.Server.Alive() {
 		if err := endServer(ctx, m, force); err != nil {
 			return err

@@ -33,6 +33,7 @@ type Job struct {
 	Recipe serve.Recipe `json:"recipe"`
 	Server *Server      `json:"server,omitempty"` // nil: a bare backup, which no server runs on
 	Start  bool         `json:"start,omitempty"`  // PostgreSQL, once mounted
+	Proxy  string       `json:"proxy,omitempty"`  // address of a proxy before it
 	// Attached says that the layer was mounted before: the configuration in it
 	// is its owner's.
 	Attached bool `json:"attached,omitempty"`

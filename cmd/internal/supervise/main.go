@@ -56,6 +56,7 @@ type supervisor struct {
 	lock     *os.File // held while this process lives
 	child    *serve.Child
 	postgres *pgserver.Server // nil when none of ours runs
+	proxy    *proxyChild      // nil when none runs
 	control  net.Listener
 }
 
@@ -93,6 +94,9 @@ func (s *supervisor) begin(ctx context.Context, in io.Reader) (err error) {
 	}
 	if s.job.Start {
 		if err := s.start(ctx, nil); err != nil {
+			return err
+		}
+		if err := s.startProxy(); err != nil {
 			return err
 		}
 	}
@@ -146,6 +150,7 @@ func (s *supervisor) undo() {
 			s.log.Error("stop PostgreSQL", "error", err)
 		}
 	}
+	s.endProxy()
 	if s.child != nil {
 		if err := s.child.Unmount(); err != nil {
 			s.log.Error("unmount", "error", err)
@@ -197,6 +202,8 @@ func (s *supervisor) run(ctx context.Context) error {
 			return s.serverEnded()
 		case <-s.postgresDone():
 			s.postgresEnded()
+		case <-s.proxyDone():
+			s.proxyEnded()
 		case <-asked:
 			asked = nil
 			if err := s.umount(false); err != nil {
@@ -268,6 +275,7 @@ func (s *supervisor) serverEnded() error {
 	if s.postgres != nil {
 		errs = append(errs, s.endPostgres(s.postgres, pgserver.Immediate))
 	}
+	s.endProxy()
 	errs = append(errs, UnmountDead(m.Mountpoint), clear(m))
 	if cause == nil { // unmounted by fusermount3
 		return errors.Join(append(errs, s.job.State.Remove(m.ID))...)

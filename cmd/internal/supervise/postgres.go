@@ -15,6 +15,8 @@ import (
 	"github.com/fukanchik/pg0/cmd/internal/exit"
 	"github.com/fukanchik/pg0/cmd/internal/pgserver"
 	"github.com/fukanchik/pg0/cmd/internal/proc"
+	"github.com/fukanchik/pg0/cmd/internal/provenance"
+	"github.com/fukanchik/pg0/cmd/internal/state"
 	"github.com/fukanchik/pg0/relmap"
 )
 
@@ -49,7 +51,7 @@ func (s *supervisor) configure() (notes []string, err error) {
 		Major: m.Version, Control: control,
 		SocketDir: m.SocketDir, Port: server.Port, Listen: server.Listen,
 		Durable: server.Durable, Preload: server.Preload, Set: server.Set,
-		Extra: walWithin(s.job.Recipe.Layer.Limit, int64(control.WALSegmentSize)),
+		Extra: append(walWithin(s.job.Recipe.Layer.Limit, int64(control.WALSegmentSize)), labels(m)...),
 	})
 	if err != nil {
 		return nil, err
@@ -68,6 +70,15 @@ func walWithin(limit, segment int64) []pgserver.Setting {
 	return []pgserver.Setting{{Name: "min_wal_size", Value: size}, {Name: "max_wal_size", Value: size}}
 }
 
+// labels let sessions ask what they look at, such as show pg0.provenance.
+func labels(m *state.Mount) []pgserver.Setting {
+	return []pgserver.Setting{
+		{Name: "pg0.mix", Value: provenance.Name(m)},
+		{Name: "pg0.base", Value: provenance.Base(m)},
+		{Name: "pg0.provenance", Value: provenance.Text(m)},
+	}
+}
+
 // reconfigure changes lines of the configuration that is there.
 func (s *supervisor) reconfigure(server *Server) error {
 	m := &s.job.Mount
@@ -75,7 +86,7 @@ func (s *supervisor) reconfigure(server *Server) error {
 		{Name: "unix_socket_directories", Value: `"` + strings.ReplaceAll(m.SocketDir, `"`, `""`) + `"`},
 		{Name: "port", Value: strconv.Itoa(server.Port)},
 		{Name: "listen_addresses", Value: server.Listen},
-	}, server.Set...)
+	}, append(labels(m), server.Set...)...)
 	if len(server.Preload) > 0 {
 		settings = append(settings, pgserver.Setting{Name: "shared_preload_libraries", Value: strings.Join(server.Preload, ", ")})
 	}
@@ -277,6 +288,7 @@ func (s *supervisor) umount(force bool) error {
 	if err != nil && !force {
 		return err
 	}
+	s.endProxy() // its sessions ended with the server
 	if err == nil {
 		err = s.unmountChild(force)
 	}

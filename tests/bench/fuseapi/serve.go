@@ -55,7 +55,7 @@ func mountNodes(base, mnt string) error {
 		MountOptions: fuse.MountOptions{
 			FsName: "pg0", Name: fusefs.Subtype, Options: []string{"default_permissions"},
 			MaxWrite: 1 << 20, MaxBackground: 64, ExplicitDataCacheControl: true,
-			EnableSymlinkCaching: true, DisableXAttrs: true, DisableReadDirPlus: true,
+			EnableSymlinkCaching: true, DisableXAttrs: true, DisableReadDirPlus: true, DisableSplice: true,
 			DisabledCapabilities: fuse.CAP_PASSTHROUGH, ExtraCapabilities: fuse.CAP_WRITEBACK_CACHE,
 			DirectMountStrict: os.Geteuid() == 0,
 		},

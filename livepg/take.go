@@ -1,0 +1,115 @@
+package livepg
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Taking is a point that is being taken: a directory that nobody sees before
+// Finish. Its lock tells the next command whether its maker still lives.
+type Taking struct {
+	ID   string
+	dir  string // of the catalog
+	lock *os.File
+}
+
+// idLayout makes ids that sort by time.
+const idLayout = "20060102T150405.000000Z"
+
+// Begin makes the directory of a new point, and removes those of makers that
+// were killed.
+func (c *Catalog) Begin(now time.Time) (*Taking, error) {
+	if err := os.MkdirAll(c.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("directory of live points: %w", err)
+	}
+	if err := c.clear(); err != nil {
+		return nil, err
+	}
+	t := &Taking{ID: now.UTC().Format(idLayout), dir: c.dir}
+	tmp := t.tmp()
+	if err := errors.Join(os.Mkdir(tmp, 0o700), os.Mkdir(t.Data(), 0o700)); err != nil {
+		return nil, err
+	}
+	lock, err := os.Create(filepath.Join(tmp, lockFile))
+	if err != nil {
+		return nil, err
+	}
+	t.lock = lock
+	return t, unix.Flock(int(lock.Fd()), unix.LOCK_EX)
+}
+
+const lockFile = "lock"
+
+func (t *Taking) tmp() string { return filepath.Join(t.dir, t.ID+tmpSuffix) }
+
+// Data is the cluster directory to be filled.
+func (t *Taking) Data() string { return filepath.Join(t.tmp(), dataDir) }
+
+// Finish makes the point visible. Nothing of it is written afterwards.
+func (t *Taking) Finish(r *Record) error {
+	r.ID = t.ID
+	text, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(t.tmp(), recordFile), text, 0o600); err != nil {
+		return err
+	}
+	if err := os.Rename(t.tmp(), filepath.Join(t.dir, t.ID)); err != nil {
+		return err
+	}
+	return t.lock.Close()
+}
+
+// Abandon removes what was taken.
+func (t *Taking) Abandon() error { return errors.Join(os.RemoveAll(t.tmp()), t.lock.Close()) }
+
+// clear removes points whose makers were killed.
+func (c *Catalog) clear() error {
+	entries, err := os.ReadDir(c.dir)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		dir := filepath.Join(c.dir, entry.Name())
+		if !strings.HasSuffix(dir, tmpSuffix) || !abandoned(filepath.Join(dir, lockFile)) {
+			continue
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("remove a live point that was left half taken: %w", err)
+		}
+	}
+	return nil
+}
+
+// abandoned says whether nobody holds the lock.
+func abandoned(lock string) bool {
+	file, err := os.Open(lock)
+	if err != nil {
+		return false // just being made
+	}
+	defer file.Close()
+	return unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
+}
+
+// Remove removes a point.
+func (c *Catalog) Remove(id string) error {
+	dir := filepath.Join(c.dir, id)
+	if _, err := os.Lstat(dir); err != nil {
+		return err
+	}
+	// Renamed first, so that no other command finds it half removed.
+	gone := dir + tmpSuffix
+	if err := os.Rename(dir, gone); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.RemoveAll(gone)
+}
