@@ -49,7 +49,6 @@ type shape struct {
 	name string
 	pgtest.Options
 	compress string
-	large    bool // with a relation of two segments
 }
 
 // TestWorlds backs up clusters of other settings, mounts and mixes the backups,
@@ -57,8 +56,8 @@ type shape struct {
 // they were, and must not notice.
 func TestWorlds(t *testing.T) {
 	for _, s := range []shape{
-		{"no checksums, WAL segments of 16 MB", pgtest.Options{NoChecksums: true, SegmentMB: 16}, pbwriter.Zlib, true},
-		{"checksums, WAL segments of 4 MB", pgtest.Options{SegmentMB: 4}, pbwriter.PGLZ, false},
+		{"no checksums, WAL segments of 16 MB", pgtest.Options{NoChecksums: true, SegmentMB: 16}, pbwriter.Zlib},
+		{"checksums, WAL segments of 4 MB", pgtest.Options{SegmentMB: 4}, pbwriter.PGLZ},
 	} {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
@@ -81,9 +80,6 @@ func testShape(t *testing.T, s shape) {
 	space, more := server.TempDir(), server.TempDir()
 	server.Exec("postgres", "create tablespace space location '"+space+"'")
 	server.Exec("postgres", steps[0])
-	if s.large {
-		enlarge(t, server)
-	}
 	var eras []era
 	took := func(b pbwriter.Backup, during func()) {
 		if len(eras) > 0 {
@@ -142,6 +138,32 @@ func enlarge(t *testing.T, server *pgtest.Cluster) {
 	if blocks := server.Query("postgres", "select min((ctid::text::point)[0]) >= 131072 from large"); blocks[0][0] != "t" {
 		t.Error("the rows are not in the second segment")
 	}
+}
+
+// TestWorldsLarge takes a table of two segments from an older backup.
+func TestWorldsLarge(t *testing.T) {
+	t.Parallel()
+	server := pgtest.New(t, pgtest.Options{})
+	catalog := pbwriter.Of(t, server)
+	server.Start()
+	enlarge(t, server)
+	before := sums(t, server)
+	full := catalog.Hot(server, pbwriter.Backup{Stream: true}, nil)
+	server.Exec("postgres", "delete from large where id % 2 = 0")
+	delta := catalog.Hot(server, pbwriter.Backup{Mode: "DELTA", Parent: full.ID, Stream: true}, nil)
+	after := sums(t, server)
+	server.Stop(pgtest.Fast)
+
+	m := &mapFile{base: "now", catalog: catalog.Dir}
+	m.point("then", fmt.Sprintf("%q", full.ID))
+	m.point("now", fmt.Sprintf("%q", delta.ID))
+	m.rule("postgres.public.large", "then", `as = "then.large"`)
+	pg0 := program.New(t)
+	mountpoint := pg0.Mountpoint()
+	pg0.Must("frankenstein", "--start", "--map", m.write(t, world{catalog: fixture.Catalog{Instance: catalog.Instance}}), mountpoint)
+	program.CheckTables(t, pg0.Connect(mountpoint, "postgres"), map[string]fixture.TableTruth{
+		"public.large": after["public.large"], "then.large": before["public.large"],
+	})
 }
 
 // sums asks the server for all tables.
