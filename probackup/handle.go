@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"strings"
 	"sync/atomic"
 	"syscall"
 )
@@ -104,6 +105,7 @@ func (s *stored) identify(file *os.File) error {
 // itself is held open: renaming it, as the end of a merge does, changes nothing.
 func (m *member) openFile(name string) (*os.File, error) {
 	file, err := m.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	name = strings.TrimPrefix(name, databaseDir+"/") // as the list has it
 	if err != nil {
 		return nil, m.fault(name, err)
 	}

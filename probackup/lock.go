@@ -224,6 +224,11 @@ func alive(pid int) bool {
 	if pid <= 0 || pid == os.Getpid() {
 		return false
 	}
-	err := syscall.Kill(pid, 0)
-	return err == nil || errors.Is(err, syscall.EPERM)
+	if err := syscall.Kill(pid, 0); err != nil && !errors.Is(err, syscall.EPERM) {
+		return false
+	}
+	// One that has ended and that nobody has waited for yet reads nothing more.
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, state, found := bytes.Cut(text[bytes.LastIndexByte(text, ')')+1:], []byte(" "))
+	return err != nil || !found || !bytes.HasPrefix(state, []byte("Z"))
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/rogpeppe/go-internal/testscript"
+
 	"github.com/fukanchik/pg0/tests/fixture"
 	"github.com/fukanchik/pg0/tests/program"
 )
@@ -123,5 +125,15 @@ func checkProvenance(t *testing.T, pg0 *program.Program, mountpoint, spec string
 		if err != nil || matches != 1 {
 			t.Errorf("pg0.provenance does not have %+v: %v", p, err)
 		}
+	}
+}
+
+// isLocked looks who holds the tool's shared lock on a backup: locked backup
+// mountpoint. It must be the process that serves the mount, and nobody else.
+func isLocked(ts *testscript.TestScript, neg bool, args []string) {
+	text := ts.ReadFile(filepath.Join(args[0], "backup_ro.pid"))
+	want := fmt.Sprintln(statusOf(ts, args[1]).FileServerPID)
+	if (text == want) == neg {
+		ts.Fatalf("the lock file of %s has %q, the mount is served by %s", args[0], text, want)
 	}
 }

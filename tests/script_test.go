@@ -93,6 +93,7 @@ var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"expand":    expand,
 	"sums":      compareSums,
 	"unchanged": unchanged,
+	"locked":    isLocked,
 }
 
 // runPg0 runs pg0: pg0 [exit code] argument... A code other than 0 is what the

@@ -68,7 +68,7 @@ func (c *doctorCmd) run(ctx context.Context, flags *pflag.FlagSet) error {
 	c.fuse()
 	c.servers()
 	c.mounts()
-	if flags.Changed("backup-path") || flags.Changed("backup-id") {
+	if flags.Changed("backup-path") || flags.Changed("backup-id") || c.point.isMapped() {
 		if err := c.backup(ctx); err != nil {
 			return err
 		}

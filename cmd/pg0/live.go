@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"strings"
 	"time"
@@ -115,7 +116,7 @@ func copied(point string, done, total int64, took time.Duration) recovery.Progre
 	}
 	if seconds := took.Seconds(); done > 0 && seconds > 0 {
 		r.Rate = float64(done) / seconds
-		r.Remaining = time.Duration(float64(total-done) / r.Rate * float64(time.Second)).Round(time.Second)
+		r.Left = math.Round(float64(total-done) / r.Rate)
 	}
 	return r
 }

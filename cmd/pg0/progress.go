@@ -78,11 +78,12 @@ func (l *progressLine) text() string {
 }
 
 var stageWords = map[recovery.Stage]string{
-	recovery.StageWait:  "waiting for another command that recovers it",
-	recovery.StageMount: "mounting",
-	recovery.StageAsk:   "reading definitions",
-	recovery.StageStop:  "stopping",
-	recovery.StageSeal:  "keeping the image",
+	recovery.StageWait:   "waiting for another command that recovers it",
+	recovery.StageMount:  "mounting",
+	recovery.StageChange: "making what the mix shows",
+	recovery.StageAsk:    "reading definitions",
+	recovery.StageStop:   "stopping",
+	recovery.StageSeal:   "keeping the image",
 }
 
 func describe(p recovery.Progress) string {
@@ -98,8 +99,8 @@ func describe(p recovery.Progress) string {
 	if p.Rate > 0 {
 		text += fmt.Sprintf(", %s/s", mapping.Size(int64(p.Rate)))
 	}
-	if p.Remaining > 0 {
-		text += fmt.Sprintf(", %s left", p.Remaining)
+	if p.Left > 0 {
+		text += fmt.Sprintf(", %s left", time.Duration(p.Left)*time.Second)
 	}
 	return text
 }

@@ -86,6 +86,7 @@ func quotedList(names []string) string {
 type elsewhere struct {
 	error
 	behind bool // the target comes after all WAL of the timeline
+	late   bool // nothing is wrong with the backup, it may only come after the target
 }
 
 func (e *elsewhere) Unwrap() error { return e.error }
@@ -102,11 +103,16 @@ func (w *world) passedOver(t Target, c *Choice) []string {
 		}
 		if why := w.unreadable(info); why != "" && !t.precedes(info) {
 			notes = append(notes, fmt.Sprintf("backup %s was passed over: %s", info.ID, why))
-		} else if err := w.failed[info.ID]; err != nil {
+		} else if err := w.failed[info.ID]; err != nil && !late(err) {
 			notes = append(notes, fmt.Sprintf("backup %s was passed over: %s", info.ID, err))
 		}
 	}
 	return notes
+}
+
+func late(err error) bool {
+	var e *elsewhere
+	return errors.As(err, &e) && e.late
 }
 
 // candidates are the ways to try, newest backup first.
@@ -274,7 +280,7 @@ func (y *way) lookFrom(ctx context.Context, number uint64, m matcher) (Stop, err
 // after refuses a target behind the end of WAL.
 func (y *way) after(t Target, at tail) error {
 	err := refuse("%s is not in the WAL after backup %s; reachable: %s%s", t, y.info.ID, y.reachable(at), y.others(t))
-	return &elsewhere{err, true}
+	return &elsewhere{error: err, behind: true, late: t.Kind == Name || t.Kind == XID}
 }
 
 // others names timelines that leave the way, where the target may be.

@@ -203,7 +203,7 @@ func (w *world) sawRestorePoint(e *wal.Event) {
 // accept takes a stop that lies behind the backup's consistent end.
 func (y *way) accept(c *Choice, t *travel, stop Stop) error {
 	if stop.LSN < y.info.StopLSN {
-		return &elsewhere{error: refuse("%s is reached at %s, before backup %s is consistent; reachable: from %s on",
+		return &elsewhere{late: true, error: refuse("%s is reached at %s, before backup %s is consistent; reachable: from %s on",
 			c.Target, stop.LSN, y.info.ID, place(y.info.StopLSN, y.info.RecoveryTime))}
 	}
 	if c.Target.Kind == Name {

@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"math"
 	"runtime"
 	"time"
 
@@ -25,16 +26,16 @@ const (
 
 // Progress says how far an image is. LSNs count in StageReplay only.
 type Progress struct {
-	Stage     Stage         `json:"stage"`
-	Backup    string        `json:"backup"`
-	LSN       pg0.LSN       `json:"lsn,omitempty"` // replay has come to here
-	From      pg0.LSN       `json:"from,omitempty"`
-	To        pg0.LSN       `json:"to,omitempty"`
-	Done      int64         `json:"bytes_done,omitempty"` // in StageCopy
-	Total     int64         `json:"bytes_total,omitempty"`
-	Percent   float64       `json:"percent,omitempty"`
-	Rate      float64       `json:"bytes_per_second,omitempty"`
-	Remaining time.Duration `json:"remaining,omitempty"` // an estimate; 0 is unknown
+	Stage   Stage   `json:"stage"`
+	Backup  string  `json:"backup"`
+	LSN     pg0.LSN `json:"lsn,omitempty"` // replay has come to here
+	From    pg0.LSN `json:"from,omitempty"`
+	To      pg0.LSN `json:"to,omitempty"`
+	Done    int64   `json:"bytes_done,omitempty"` // in StageCopy
+	Total   int64   `json:"bytes_total,omitempty"`
+	Percent float64 `json:"percent,omitempty"`
+	Rate    float64 `json:"bytes_per_second,omitempty"`
+	Left    float64 `json:"seconds_left,omitempty"` // an estimate; 0 is unknown
 }
 
 // progressInterval is how often a replay is looked at.
@@ -66,7 +67,7 @@ func (r *run) replayed(logged pg0.LSN) {
 	}
 	if seconds := time.Since(r.started).Seconds(); done > 0 {
 		p.Rate = done / seconds
-		p.Remaining = time.Duration((all - done) / p.Rate * float64(time.Second)).Round(time.Second)
+		p.Left = math.Round((all - done) / p.Rate)
 	}
 	r.report(p)
 }
