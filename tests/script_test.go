@@ -280,11 +280,17 @@ func sumFile(name string) (string, error) {
 		return "", err
 	}
 	defer file.Close()
-	hash := sha256.New()
-	if _, err := io.Copy(hash, file); err != nil {
+	sum, err := sumOf(file)
+	if err != nil {
 		return "", fmt.Errorf("%s: %w", name, err)
 	}
-	return hex.EncodeToString(hash.Sum(nil)), nil
+	return sum, nil
+}
+
+func sumOf(r io.Reader) (string, error) {
+	hash := sha256.New()
+	_, err := io.Copy(hash, r)
+	return hex.EncodeToString(hash.Sum(nil)), err
 }
 
 // unchanged compares the shop's catalog with its archive: bytes, and that

@@ -1,10 +1,8 @@
 package pbwriter
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
@@ -22,8 +20,7 @@ import (
 // does. Positions, timeline, version and whether pages have checksums are the
 // server's. during runs when half of the files are copied; it may be nil. The
 // WAL of a STREAM backup goes into it; that of an ARCHIVE backup must get into
-// the archive by the server's own archiving, or by Archive. Replica says that
-// the server is a standby.
+// the archive by the server's own archiving, or by Archive.
 func (c *Catalog) Hot(server *pgtest.Cluster, b Backup, during func()) *Written {
 	c.t.Helper()
 	conn := server.Connect("postgres")
@@ -36,34 +33,13 @@ func (c *Catalog) Hot(server *pgtest.Cluster, b Backup, during func()) *Written 
 	b.Timeline, b.Server, b.NoChecksums = uint32(timeline), facts[3], facts[4] == "off"
 
 	out := c.begin(b)
-	items := c.hotItems(server.Dir, !b.NoChecksums, during)
-	control := items[len(items)-1]
-	for i, it := range items[:len(items)-1] {
+	for i, it := range c.hotItems(server.Dir, !b.NoChecksums, during) {
 		if err := out.item(it); err != nil {
 			c.t.Fatalf("item %d, %s: %v", i, it.Path, err)
 		}
 	}
 	c.stop(out, server, conn)
-	c.must(out.item(c.consistentAt(control, &out.Backup)))
 	return c.end(out)
-}
-
-// consistentAt makes a standby's pg_control ask for WAL up to the end of the
-// backup, as the tool does. The offsets are those of PostgreSQL 15.
-func (c *Catalog) consistentAt(control Item, b *Backup) Item {
-	if !b.Replica {
-		return control
-	}
-	const minRecoveryPoint, crcOffset = 136, 288
-	file, err := control.Open()
-	c.must(err)
-	defer file.Close()
-	data, err := io.ReadAll(file)
-	c.must(err)
-	binary.LittleEndian.PutUint64(data[minRecoveryPoint:], uint64(b.StopLSN))
-	binary.LittleEndian.PutUint32(data[minRecoveryPoint+8:], b.Timeline)
-	binary.LittleEndian.PutUint32(data[crcOffset:], crc32.Checksum(data[:crcOffset], crc32.MakeTable(crc32.Castagnoli)))
-	return File(control.Path, data)
 }
 
 func (c *Catalog) lsn(text string) pg0.LSN {
@@ -105,9 +81,7 @@ func (c *Catalog) hotItems(dir string, checksums bool, during func()) []Item {
 func (c *Catalog) stop(out *writer, server *pgtest.Cluster, conn *pgx.Conn) {
 	c.t.Helper()
 	row := pgtest.Query(c.t, conn, "select lsn, labelfile, spcmapfile from pg_backup_stop(wait_for_archive => false)")[0]
-	if !out.Replica {
-		pgtest.Query(c.t, conn, "select pg_switch_wal()")
-	}
+	pgtest.Query(c.t, conn, "select pg_switch_wal()")
 	out.StopLSN = c.lsn(row[0])
 	c.must(out.item(File("backup_label", []byte(row[1]))))
 	if row[2] != "" {
@@ -137,7 +111,7 @@ func (c *Catalog) databaseMap(conn *pgx.Conn) []byte {
 type stableFile struct {
 	*os.File
 	first     uint32 // block of the segment, in the fork
-	next      uint32 // block to be read, in the segment
+	next      uint32 // block, in the segment
 	checksums bool
 }
 
