@@ -85,14 +85,16 @@ trap clean_up EXIT
 mkdir -p "$work/bin" "$work/tmp" "$work/home"
 cp -a "$suite" "$work/suite"
 cp bin/pg0 "$work/bin/pg0"
-go vet -tags regress ./tests/regress
+go vet -tags regress ./tests/regress ./tests
 go test -c -tags regress -o "$work/bin/regress.test" ./tests/regress
+go test -c -tags regress -o "$work/bin/large.test" ./tests
 chmod 755 "$work"
-run=(env "HOME=$work/home" "TMPDIR=$work/tmp" "PG0_BIN=$work/bin/pg0" "PG0_REGRESS_SUITE=$work/suite" "PG0_REGRESS_PGREGRESS=$(dirname "$("$bin/pg_config" --pgxs)")/../test/regress/pg_regress"
-	"$work/bin/regress.test" -test.v -test.timeout 60m "$@")
+run=(env "HOME=$work/home" "TMPDIR=$work/tmp" "PG0_BIN=$work/bin/pg0" "PG0_REGRESS_SUITE=$work/suite"
+	"PG0_REGRESS_PGREGRESS=$(dirname "$("$bin/pg_config" --pgxs)")/../test/regress/pg_regress")
 if [ "$(id -u)" = 0 ]; then
 	chown -R "$user:" "$work"
 	run=(setpriv "--reuid=$user" "--regid=$user" --init-groups "${run[@]}")
 fi
 cd "$work"
-"${run[@]}"
+"${run[@]}" "$work/bin/large.test" -test.v -test.run TestWorldsLarge
+"${run[@]}" "$work/bin/regress.test" -test.v -test.timeout 60m "$@"

@@ -69,7 +69,7 @@ func adoptPoints(t *testing.T, w world) map[string]fixture.TruthPoint {
 	for _, p := range fixture.TruthOf(t, w.truth).Points {
 		name := strings.NewReplacer(":", "_").Replace(p.Label)
 		if p.Kind == "backup" || p.Options == "--recovery-target=immediate" ||
-			slices.Contains([]string{"name_before_accident", "xid_after_delete", "latest", "before_accident", "after_bug"}, name) {
+			slices.Contains([]string{"name_before_accident", "xid_after_delete", "after_bug"}, name) {
 			points[name] = p
 		}
 	}

@@ -56,6 +56,7 @@ from = "prod"
 
 // TestMountLiveRewritten takes tables that get new files all the time.
 func TestMountLiveRewritten(t *testing.T) {
+	t.Parallel()
 	c := pgtest.New(t, pgtest.Options{})
 	c.Start()
 	c.Exec("postgres", "create database shop")
@@ -66,20 +67,17 @@ insert into a select 0, repeat('x', 3000) from generate_series(1, 200); insert i
 		t.Run(transport, func(t *testing.T) {
 			loop(t, c, "shop",
 				"begin; truncate a, b; insert into a select $n, repeat('x', 3000) from generate_series(1, 200); insert into b select i, $n from generate_series(1, 200) i; commit",
-				"vacuum full a", "reindex table b", "vacuum full pg_class", "create table passing$n as select 1 as n; drop table passing$n")
+				"vacuum full a", "reindex table b", "vacuum full pg_class", "create table passing$n as select 1 as n; drop table passing$n", "select pg_sleep(0.03)")
 			spec := writeSpec(t, liveSource(c, transport, `rate = "10MB/s"`), twoTables)
 			p := program.New(t)
-			for range 2 {
-				mountpoint := p.Mountpoint()
-				p.Must("frankenstein", "--start", "--map", spec, mountpoint)
-				conn := p.Connect(mountpoint, "shop")
-				got := pgtest.Query(t, conn, `select count(*), min(n) = max(n), (select count(*) from b), min(n) = (select min(m) from b), max(n) = (select max(m) from b) from a`)
-				if text := fmt.Sprint(got); text != "[[200 t 200 t t]]" {
-					t.Errorf("a and b are not of one moment: %s", text)
-				}
-				pgtest.Exec(t, conn, "create extension amcheck; select bt_index_check('b_pkey', true)")
-				p.Must("umount", "--force", mountpoint)
+			mountpoint := p.Mountpoint()
+			p.Must("frankenstein", "--start", "--map", spec, mountpoint)
+			conn := p.Connect(mountpoint, "shop")
+			got := pgtest.Query(t, conn, `select count(*), min(n) = max(n), (select count(*) from b), min(n) = (select min(m) from b), max(n) = (select max(m) from b) from a`)
+			if text := fmt.Sprint(got); text != "[[200 t 200 t t]]" {
+				t.Errorf("a and b are not of one moment: %s", text)
 			}
+			pgtest.Exec(t, conn, "create extension amcheck; select bt_index_check('b_pkey', true)")
 		})
 	}
 }
@@ -87,6 +85,7 @@ insert into a select 0, repeat('x', 3000) from generate_series(1, 200); insert i
 // TestMountLiveTablespace takes a table of a tablespace beside one that is not
 // taken.
 func TestMountLiveTablespace(t *testing.T) {
+	t.Parallel()
 	c := pgtest.New(t, pgtest.Options{})
 	c.Start()
 	c.Exec("postgres", "create database shop")
@@ -117,6 +116,7 @@ take = ["shop.public.a"]
 // TestMountLiveRole takes a point as a role that has exactly what the refusals
 // ask for, with a password that appears nowhere.
 func TestMountLiveRole(t *testing.T) {
+	t.Parallel()
 	c := pgtest.New(t, pgtest.Options{Settings: map[string]string{"listen_addresses": "127.0.0.1", "port": fmt.Sprint(freePort(t))}})
 	hba := "local all postgres trust\nlocal all all scram-sha-256\nhost all all 127.0.0.1/32 scram-sha-256\n"
 	if err := os.WriteFile(filepath.Join(c.Dir, "pg_hba.conf"), []byte(hba), 0o600); err != nil {

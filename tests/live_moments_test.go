@@ -217,12 +217,13 @@ func tearPages(t *testing.T, name string) {
 
 // TestMountLiveStandby takes a point of a standby, while its primary is busy.
 func TestMountLiveStandby(t *testing.T) {
+	t.Parallel()
 	primary := production(t, pgtest.Options{})
 	dir := filepath.Join(primary.TempDir(), "standby")
 	primary.Run("pg_basebackup", "-D", dir, "-R", "-c", "fast", "-X", "stream")
 	standby := pgtest.At(t, dir, pgtest.Options{Settings: map[string]string{"hot_standby": "on"}})
 	standby.Start()
-	load := primary.Command("pgbench", "-n", "-c", "2", "-T", "600", "shop")
+	load := primary.Command("pgbench", "-n", "-c", "2", "-R", "100", "-T", "600", "shop")
 	if err := load.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,6 @@ package tests
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -49,7 +48,6 @@ type shape struct {
 	name string
 	pgtest.Options
 	compress string
-	large    bool // with a relation of two segments
 }
 
 // TestWorlds backs up clusters of other settings, mounts and mixes the backups,
@@ -57,8 +55,8 @@ type shape struct {
 // they were, and must not notice.
 func TestWorlds(t *testing.T) {
 	for _, s := range []shape{
-		{"no checksums, WAL segments of 16 MB", pgtest.Options{NoChecksums: true, SegmentMB: 16}, pbwriter.Zlib, true},
-		{"checksums, WAL segments of 4 MB", pgtest.Options{SegmentMB: 4}, pbwriter.PGLZ, false},
+		{"no checksums, WAL segments of 16 MB", pgtest.Options{NoChecksums: true, SegmentMB: 16}, pbwriter.Zlib},
+		{"checksums, WAL segments of 4 MB", pgtest.Options{SegmentMB: 4}, pbwriter.PGLZ},
 	} {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
@@ -81,9 +79,6 @@ func testShape(t *testing.T, s shape) {
 	space, more := server.TempDir(), server.TempDir()
 	server.Exec("postgres", "create tablespace space location '"+space+"'")
 	server.Exec("postgres", steps[0])
-	if s.large {
-		enlarge(t, server)
-	}
 	var eras []era
 	took := func(b pbwriter.Backup, during func()) {
 		if len(eras) > 0 {
@@ -123,25 +118,6 @@ func testShape(t *testing.T, s shape) {
 		pg0.Must("umount", "--force", mountpoint)
 	}
 	mixEras(t, pg0, catalog, eras)
-}
-
-// enlarge gives a table rows in a second segment: pages of zeros before them
-// take no space and no time to make.
-func enlarge(t *testing.T, server *pgtest.Cluster) {
-	t.Helper()
-	server.Exec("postgres", "create table large (id int, body text)")
-	path := server.Query("postgres", "select pg_relation_filepath('large')")[0][0]
-	server.Stop(pgtest.Fast)
-	file := filepath.Join(server.Dir, path)
-	if err := errors.Join(os.Truncate(file, 1<<30), os.WriteFile(file+".1", make([]byte, 3*8192), 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	server.Own(server.Dir)
-	server.Start()
-	server.Exec("postgres", "insert into large select i, 'large ' || i from generate_series(1, 1000) i")
-	if blocks := server.Query("postgres", "select min((ctid::text::point)[0]) >= 131072 from large"); blocks[0][0] != "t" {
-		t.Error("the rows are not in the second segment")
-	}
 }
 
 // sums asks the server for all tables.

@@ -15,6 +15,7 @@ import (
 	"github.com/fukanchik/pg0/cmd/internal/source"
 	"github.com/fukanchik/pg0/cmd/internal/state"
 	"github.com/fukanchik/pg0/cmd/internal/supervise"
+	"github.com/fukanchik/pg0/livepg"
 	"github.com/fukanchik/pg0/mapping"
 )
 
@@ -72,8 +73,12 @@ func (m *moment) origin(made *image.Image) mapping.Origin {
 	if to.IsZero() {
 		to = m.choice.Backup.RecoveryTime
 	}
+	target := m.choice.Target.String()
+	if m.choice.Backup.Mode == livepg.Mode {
+		target = "now"
+	}
 	return mapping.Origin{
-		Point: m.name, Source: m.source, Backup: m.choice.Backup.ID, Target: m.choice.Target.String(),
+		Point: m.name, Source: m.source, Backup: m.choice.Backup.ID, Target: target,
 		Time: to, LSN: made.Meta.Recovered.LSN, XID: uint64(made.Meta.Recovered.XID),
 		Key: made.Meta.Key,
 	}

@@ -16,7 +16,7 @@ clean_up() {
 	local status=$?
 	trap '' INT TERM HUP
 	cd /
-	for mount in "$work/mix" "$work/production"; do
+	for mount in "$work/now" "$work/mix" "$work/production"; do
 		[ ! -d "$mount" ] || "$pg0" umount --force "$mount" || true
 	done
 	rm -rf "$work"
@@ -84,6 +84,39 @@ ask mix "select relation, point, backup, recovered_to_lsn, mode from pg0.provena
 say "The rows go home: into a table, through pg_dump -t, into production"
 run "$pg0" mount -B backups --instance shop -i TENT00 --start production
 ask production "select count(*) as orders_before from orders"
+cat >live.toml <<END
+version = 1
+[sources.nightly]
+format = "probackup"
+path   = "backups"
+[sources.prod]
+format = "live"
+dsn    = "host=$("$pg0" status --json production | sed -n 's/.*"socket_dir": "\(.*\)",*/\1/p') user=postgres dbname=shop"
+rate   = "50MB/s"
+[points]
+thursday  = { source = "nightly", at = "TENT00" }
+morning   = { source = "nightly", at = "TELYC0" }
+afternoon = { source = "nightly", at = 2026-05-06T14:00:02Z }
+prod      = { source = "prod", at = "now" }
+[base]
+point = "thursday"
+[[relation]]
+name = "shop.public.orders"
+from = "morning"
+as   = "morning.*"
+[[relation]]
+name = "shop.public.orders"
+from = "afternoon"
+as   = "afternoon.*"
+[[relation]]
+name = "shop.public.orders"
+from = "prod"
+as   = "live.*"
+END
+run "$pg0" frankenstein --map live.toml --start now
+ask now "select (select count(*) from morning.orders) as morning, (select count(*) from afternoon.orders) as afternoon,
+       (select count(*) from live.orders) as production_now,
+       (select count(*) from (select id from morning.orders except select id from live.orders) x) as lost_since"
 ask mix "create schema rescue;
 create table rescue.orders as
 select w.* from wednesday.orders w left join public.orders o using (id) where o.id is null"
@@ -94,10 +127,17 @@ pg_dump -h "$socket" -U postgres -t rescue.orders shop | sql production -q -o /d
 ask production "insert into orders select * from rescue.orders"
 ask production "select count(*) as orders_after from orders"
 
+say "Production as it is now, beside the days before: is anything still lost?"
+run "$pg0" refresh now --point prod
+ask now "select (select count(*) from morning.orders) as morning, (select count(*) from afternoon.orders) as afternoon,
+       (select count(*) from live.orders) as production_now,
+       (select count(*) from (select id from morning.orders except select id from live.orders) x) as lost_since"
+
 rescued=$(sql production -Atc "select count(*) from rescue.orders")
 lost=$(sql mix -Atc "select count(*) from rescue.orders")
-if [ "$rescued" != "$lost" ] || [ "$rescued" = 0 ]; then
-	echo "demo: $lost rows were lost and $rescued came back" >&2
+still=$(sql now -Atc "select count(*) from (select id from morning.orders except select id from live.orders) x")
+if [ "$rescued" != "$lost" ] || [ "$rescued" = 0 ] || [ "$still" != 0 ]; then
+	echo "demo: $lost rows were lost and $rescued came back, $still are missing" >&2
 	exit 1
 fi
 say "$rescued rows are back. Unmounting; the backups were only read."

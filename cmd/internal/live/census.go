@@ -57,7 +57,7 @@ type census struct {
 	names []string        // relations that the selection matched, for people
 }
 
-// take asks the catalogs of every database that the selection may mean.
+// census asks the catalogs of every database that the selection may mean.
 func (p *Production) census(ctx context.Context, want Selection) (*census, error) {
 	c := &census{held: map[string]bool{}, whole: map[uint32]bool{}}
 	databases, err := p.databases(ctx)

@@ -52,12 +52,12 @@ func TestSecretsHidden(t *testing.T) {
 	for _, s := range []Source{
 		{DSN: "host=h password=" + secret + " port=nonsense"},
 		{DSN: "postgres://u:" + secret + "@h:port/x"},
-		{DSN: "password=" + secret + " sslmode=wrong"},
+		{DSN: "host=h password=" + secret + " sslmode=wrong"},
 		{DSN: "host=h", PasswordCommand: "echo " + secret + "; exit 3"},
 	} {
 		_, err := s.config(context.Background())
 		if err == nil || strings.Contains(err.Error(), secret) {
-			t.Errorf("error %v", err)
+			t.Errorf("%+v: error %v", s, err)
 		}
 	}
 }

@@ -108,10 +108,10 @@ func (t *taker) run(ctx context.Context) (*livepg.Record, error) {
 	}
 	stopped, err := t.copyAll(ctx)
 	if err != nil {
-		return nil, errors.Join(err, t.cancel(slot))
+		return nil, errors.Join(err, t.cancel())
 	}
 	if err := t.copyWAL(ctx, stopped); err != nil {
-		return nil, errors.Join(err, t.cancel(slot))
+		return nil, errors.Join(err, t.cancel())
 	}
 	if _, err := t.p.conn.Exec(ctx, "select pg_drop_replication_slot($1)", slot); err != nil {
 		return nil, fmt.Errorf("drop the temporary slot: %w", err)
@@ -123,7 +123,7 @@ func (t *taker) run(ctx context.Context) (*livepg.Record, error) {
 }
 
 // cancel ends what the session holds: a new one takes its place.
-func (t *taker) cancel(string) error {
+func (t *taker) cancel() error {
 	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
 	defer cancel()
 	_ = t.p.conn.Close(ctx) // a dead one holds nothing either
