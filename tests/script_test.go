@@ -163,6 +163,10 @@ func kill9(ts *testscript.TestScript, _ bool, args []string) {
 	defer unix.Close(supervisor)
 	pids := map[string]int{"server": s.FileServerPID, "supervisor": s.SupervisorPID, "postgres": s.Server.PID}
 	var open []int
+	if slices.Contains(args[1:], "postgres") {
+		// Its children notice, and only then let go of its shared memory.
+		defer waitChildren(ts, pids["postgres"])()
+	}
 	for _, name := range args[1:] {
 		fd := openProcess(ts, pids[name])
 		defer unix.Close(fd)
@@ -181,6 +185,26 @@ func kill9(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	if slices.Contains(args[1:], "server") {
 		waitProcess(ts, supervisor)
+	}
+}
+
+// waitChildren gives what waits for the end of all children that a process has.
+func waitChildren(ts *testscript.TestScript, pid int) func() {
+	list, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", pid))
+	ts.Check(err)
+	var open []int
+	for _, child := range strings.Fields(string(list)) {
+		number, err := strconv.Atoi(child)
+		ts.Check(err)
+		if fd, err := unix.PidfdOpen(number, 0); err == nil { // else it has ended already
+			open = append(open, fd)
+		}
+	}
+	return func() {
+		for _, fd := range open {
+			waitProcess(ts, fd)
+			_ = unix.Close(fd)
+		}
 	}
 }
 
