@@ -13,6 +13,7 @@ import (
 
 // TestExampleShop runs what make demo runs.
 func TestExampleShop(t *testing.T) {
+	t.Parallel()
 	binary := program.Binary(t)
 	demo := exec.Command(filepath.Join(program.Root(), "examples", "shop", "demo.sh"), binary, filepath.Join(fixture.Root(), "shop.tar.zst"))
 	work, err := os.MkdirTemp("", "p0") // short: sockets lie below it
