@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/fukanchik/pg0/relmap"
@@ -120,6 +121,8 @@ func (f *fit) unusable(donor *relmap.Index) string {
 		return "the pages of access method " + method + " are not known"
 	case donor.AM == relmap.BrinAM && f.claim.donor.Cluster.Version < 14 && holdsVarlena(donor):
 		return "BRIN before PostgreSQL 14 could keep pointers to TOAST"
+	case callsOwnFunction(donor.Exprs) || callsOwnFunction(donor.Pred):
+		return "it calls a function that is not PostgreSQL's own, and that may be another in the base"
 	}
 	for _, oid := range donor.Collations {
 		if why := f.collationChange(oid); why != "" {
@@ -127,6 +130,20 @@ func (f *fit) unusable(donor *relmap.Index) string {
 		}
 	}
 	return ""
+}
+
+// called is a function or operator that an expression calls.
+var called = regexp.MustCompile(` :(?:funcid|opfuncid|opno) ([0-9]+)`)
+
+// callsOwnFunction says whether a pg_node_tree calls what somebody created: its
+// body can be replaced under the same OID, and an index holds what it once gave.
+func callsOwnFunction(tree string) bool {
+	for _, match := range called.FindAllStringSubmatch(tree, -1) {
+		if oid, err := strconv.ParseUint(match[1], 10, 32); err != nil || oid >= firstUserOID {
+			return true
+		}
+	}
+	return false
 }
 
 func holdsVarlena(index *relmap.Index) bool {
