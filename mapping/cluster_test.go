@@ -169,7 +169,7 @@ func change(c *pgtest.Cluster, name string, statements map[string]string) *momen
 
 func definitions(c *pgtest.Cluster, database string) *relmap.DatabaseDefinitions {
 	c.T.Helper()
-	text := c.Query(database, relmap.DefinitionsSQL)[0][0]
+	text := c.Query(database, "set search_path = pg_catalog; "+relmap.DefinitionsSQL)[0][0]
 	var d relmap.DatabaseDefinitions
 	if err := json.Unmarshal([]byte(text), &d); err != nil {
 		c.T.Fatal(err)

@@ -69,7 +69,7 @@ func askOddCluster(t *testing.T) *odd {
 	o.files = c.Query(database, `select c.oid, pg_relation_filepath(c.oid), pg_relation_size(c.oid, 'main'),
 		pg_relation_size(c.oid, 'fsm'), pg_relation_size(c.oid, 'vm'), pg_relation_size(c.oid, 'init')
 		from pg_class c where relkind in ('r', 'i', 'S', 't', 'm') and relpersistence <> 't'`)
-	o.definitions = c.Query(database, relmap.DefinitionsSQL)[0][0]
+	o.definitions = c.Query(database, "set search_path = pg_catalog; "+relmap.DefinitionsSQL)[0][0]
 	o.evolved = c.Query(database, `select m2, m4, m5, m7, m8 from evolved`)[0]
 	o.odd = c.Query(database, `select pg_relation_size(reltoastrelid) > 0 from pg_class where oid = 'pg_partitioned_table'::regclass`)
 	if c.Options.Version >= 14 {

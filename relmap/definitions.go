@@ -32,33 +32,36 @@ func ColumnKey(relation uint32, num int16) string {
 }
 
 // DefinitionsSQL asks a server for the definitions of the database one is
-// connected to. It is several statements for the simple query protocol; the
-// last gives one row of one column, the JSON of a DatabaseDefinitions. The
-// settings make the text independent of who asks. What belongs to the system
-// itself (OIDs below 16384) is left out.
+// connected to: one row of one column, the JSON of a DatabaseDefinitions. The
+// session has search_path pg_catalog, which has it qualify all other names, and
+// prints as PostgreSQL does by default, whoever asks. What belongs to the system
+// itself (OIDs below 16384) is left out, and so are relations that a prepared
+// transaction has locked: printing them would wait for ever.
 const DefinitionsSQL = `
-set search_path = pg_catalog; set datestyle = iso; set intervalstyle = postgres; set extra_float_digits = 1;
-set bytea_output = hex; set quote_all_identifiers = off; set lc_monetary = 'C';
+with locked as materialized (
+	select relation from pg_locks
+	where mode = 'AccessExclusiveLock' and locktype = 'relation' and granted and pid is distinct from pg_backend_pid()
+	  and database in (0, (select oid from pg_database where datname = current_database()))
+), rel as materialized (
+	select c.oid, c.relname, c.relkind, c.relispartition, c.relpartbound
+	from pg_class c join pg_namespace n on n.oid = c.relnamespace
+	where c.oid >= 16384 and n.nspname not in ('pg_toast', 'information_schema') and n.nspname !~ '^pg_temp_|^pg_toast_temp_'
+	  and c.oid not in (select relation from locked where relation is not null)
+)
 select json_build_object(
-	'indexes', (
-		select json_object_agg(indexrelid, json_strip_nulls(json_build_object(
-			'name', relname, 'def', pg_get_indexdef(indexrelid),
-			'constraint', pg_get_constraintdef(k.oid), 'conname', conname)))
-		from pg_index join pg_class c on c.oid = indexrelid
-			left join pg_constraint k on conindid = indexrelid and contype in ('p', 'u', 'x')
-		where indexrelid >= 16384 and relnamespace <> 'pg_toast'::regnamespace),
-	'bounds', (
-		select json_object_agg(oid, pg_get_expr(relpartbound, oid))
-		from pg_class where relpartbound is not null),
-	'partition_keys', (
-		select json_object_agg(partrelid, pg_get_partkeydef(partrelid))
-		from pg_partitioned_table),
-	'columns', (
-		select json_object_agg(attrelid || '.' || attnum, format_type(atttypid, atttypmod))
-		from pg_attribute join pg_class c on c.oid = attrelid
-		where attnum > 0 and not attisdropped and attrelid >= 16384 and relkind in ('r', 'p', 'm', 'c', 'f')),
-	'missing', (
-		select json_object_agg(attrelid || '.' || attnum, array_to_string(attmissingval, ''))
-		from pg_attribute
-		where atthasmissing and not attisdropped)
+	'indexes', (select json_object_agg(i.indexrelid, json_strip_nulls(json_build_object(
+			'name', rel.relname, 'def', pg_get_indexdef(i.indexrelid),
+			'constraint', pg_get_constraintdef(con.oid), 'conname', con.conname)))
+		from pg_index i join rel on rel.oid = i.indexrelid
+		left join pg_constraint con on con.conindid = i.indexrelid and con.contype in ('p', 'u', 'x')
+		where i.indrelid not in (select relation from locked where relation is not null)),
+	'bounds', (select json_object_agg(oid, pg_get_expr(relpartbound, oid)) from rel where relispartition and relpartbound is not null),
+	'partition_keys', (select json_object_agg(oid, pg_get_partkeydef(oid)) from rel where relkind = 'p'),
+	'columns', (select json_object_agg(a.attrelid || '.' || a.attnum, format_type(a.atttypid, a.atttypmod))
+		from pg_attribute a join rel on rel.oid = a.attrelid
+		where a.attnum > 0 and not a.attisdropped and rel.relkind in ('r', 'p', 'm', 'f', 'c')),
+	'missing', (select json_object_agg(a.attrelid || '.' || a.attnum,
+			array_to_string(a.attmissingval, ''))
+		from pg_attribute a join rel on rel.oid = a.attrelid
+		where a.attnum > 0 and not a.attisdropped and a.atthasmissing)
 )::text`

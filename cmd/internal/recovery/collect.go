@@ -125,36 +125,7 @@ func (q question) ask(ctx context.Context, conn *pgx.Conn, into *answers) error 
 	return nil
 }
 
-// definitionsQuestion asks what relmap.DefinitionsSQL asks, but not for relations
-// that a prepared transaction has locked: printing them would wait for ever.
-var definitionsQuestion = question{"definitions", `
-with locked as materialized (
-	select relation from pg_locks
-	where mode = 'AccessExclusiveLock' and locktype = 'relation' and granted and pid is distinct from pg_backend_pid()
-	  and database in (0, (select oid from pg_database where datname = current_database()))
-), rel as materialized (
-	select c.oid, c.relname, c.relkind, c.relispartition, c.relpartbound
-	from pg_class c join pg_namespace n on n.oid = c.relnamespace
-	where c.oid >= 16384 and n.nspname not in ('pg_toast', 'information_schema') and n.nspname !~ '^pg_temp_|^pg_toast_temp_'
-	  and c.oid not in (select relation from locked where relation is not null)
-)
-select json_build_object(
-	'indexes', (select json_object_agg(i.indexrelid, json_strip_nulls(json_build_object(
-			'name', rel.relname, 'def', pg_get_indexdef(i.indexrelid),
-			'constraint', pg_get_constraintdef(con.oid), 'conname', con.conname)))
-		from pg_index i join rel on rel.oid = i.indexrelid
-		left join pg_constraint con on con.conindid = i.indexrelid and con.contype in ('p', 'u', 'x')
-		where i.indrelid not in (select relation from locked where relation is not null)),
-	'bounds', (select json_object_agg(oid, pg_get_expr(relpartbound, oid)) from rel where relispartition and relpartbound is not null),
-	'partition_keys', (select json_object_agg(oid, pg_get_partkeydef(oid)) from rel where relkind = 'p'),
-	'columns', (select json_object_agg(a.attrelid || '.' || a.attnum, format_type(a.atttypid, a.atttypmod))
-		from pg_attribute a join rel on rel.oid = a.attrelid
-		where a.attnum > 0 and not a.attisdropped and rel.relkind in ('r', 'p', 'm', 'f', 'c')),
-	'missing', (select json_object_agg(a.attrelid || '.' || a.attnum,
-			array_to_string(a.attmissingval, ''))
-		from pg_attribute a join rel on rel.oid = a.attrelid
-		where a.attnum > 0 and not a.attisdropped and a.atthasmissing)
-)::text`}
+var definitionsQuestion = question{"definitions", relmap.DefinitionsSQL}
 
 var preparedQuestion = question{"prepared", `
 select coalesce(json_agg(json_build_object('gid', gid, 'xid', transaction::text::int8, 'database', database, 'owner', owner,
