@@ -156,26 +156,33 @@ func isBackupID(s string) bool {
 	return len(s) >= 6 && len(s) <= 8
 }
 
-// timeLayouts are the ways PostgreSQL and pg_probackup print a time, zone
-// included; the time package takes fractions of seconds in all of them.
+// timeLayouts are the ways PostgreSQL and pg_probackup print a time, blanks and
+// the T of ISO 8601 apart; the time package takes fractions of seconds in all.
 var timeLayouts = []string{
-	"2006-01-02 15:04:05Z07:00", "2006-01-02 15:04:05Z07", "2006-01-02 15:04:05Z0700",
-	"2006-01-02 15:04:05 Z07:00", "2006-01-02 15:04:05 Z07", "2006-01-02 15:04:05 Z0700",
-	"2006-01-02 15:04Z07:00", "2006-01-02 15:04Z07", "2006-01-02 15:04 Z07:00", "2006-01-02 15:04 Z07",
+	"2006-01-02 15:04:05Z07:00", "2006-01-02 15:04:05Z0700", "2006-01-02 15:04:05Z07",
+	"2006-01-02 15:04Z07:00", "2006-01-02 15:04Z0700", "2006-01-02 15:04Z07",
 }
 
-// ParseTime reads a time that says its offset from UTC. The result is UTC.
+// ParseTime reads a time that says its offset from UTC: the zone of the machine
+// that reads a backup means nothing for the backup. The result is UTC.
 func ParseTime(s string) (time.Time, error) {
-	plain := strings.Replace(s, "T", " ", 1)
-	if head, ok := strings.CutSuffix(plain, " UTC"); ok {
-		plain = head + "Z"
+	text := strings.TrimSpace(s)
+	date, clock := text, ""
+	if between := strings.IndexAny(text, " T"); between >= 0 {
+		date, clock = text[:between], text[between+1:]
 	}
+	for _, utc := range []string{"UTC", "utc", "GMT", "z"} {
+		if rest, ok := strings.CutSuffix(clock, utc); ok {
+			clock = rest + "Z"
+		}
+	}
+	plain := date + " " + strings.ReplaceAll(clock, " ", "")
 	for _, layout := range timeLayouts {
 		if t, err := time.Parse(layout, plain); err == nil {
 			return t.UTC(), nil
 		}
 	}
-	for _, layout := range []string{"2006-01-02 15:04:05", "2006-01-02 15:04", "2006-01-02"} {
+	for _, layout := range []string{"2006-01-02 15:04:05", "2006-01-02 15:04", "2006-01-02 "} {
 		if _, err := time.Parse(layout, plain); err == nil {
 			return time.Time{}, fmt.Errorf("time %q needs its offset from UTC, as in %sZ or %s+02:00", s, s, s)
 		}

@@ -45,7 +45,7 @@ func target(t testing.TB, options string) reach.Target {
 		case kind == "inclusive":
 			inclusive = value == "true"
 		case name == "recovery-target":
-			want, err = reach.Parse(value)
+			want, err = parse(value)
 		default:
 			want, err = reach.ParseValue(reach.Kind(kind), value)
 		}
@@ -150,7 +150,7 @@ func TestChooseRefusals(t *testing.T) {
 		{"damage", "2026-05-06 14:30:02+00", "", damaged, exit.Corrupt, `WAL segment 00000001000000000000002B is damaged at 0/2B55918: the CRC of the record is wrong; reachable: from 0/29000B8`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			target, err := reach.Parse(test.at)
+			target, err := parse(test.at)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -19,7 +19,7 @@ func TestMemory(t *testing.T) {
 	c := open(t, fixture.Shop(t))
 	dir := filepath.Join(t.TempDir(), "targets")
 	for _, at := range []string{"2026-05-06 14:00:02+00", "name:after_delete", "xid:870"} {
-		target, err := reach.Parse(at)
+		target, err := parse(at)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -18,7 +18,7 @@ import (
 // choose makes a moment definite and reads the way there.
 func choose(t *testing.T, c reach.Catalog, at string) (*reach.Choice, error) {
 	t.Helper()
-	target, err := reach.Parse(at)
+	target, err := parse(at)
 	if err != nil {
 		t.Fatal(err)
 	}

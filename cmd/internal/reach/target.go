@@ -4,13 +4,13 @@ package reach
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/fukanchik/pg0"
+	"github.com/fukanchik/pg0/mapping"
 )
 
 // Kind says what a target is measured by.
@@ -42,47 +42,13 @@ type Target struct {
 	Backup string
 }
 
-// Parse reads a moment as mapping files and flags spell it: a backup id,
-// latest, immediate, an offset datetime, or time:, lsn:, xid:, name: and a
-// value. The target includes the moment itself.
-func Parse(at string) (Target, error) {
-	kind, value, ok := strings.Cut(at, ":")
-	switch {
-	case at == "":
-		return Target{}, errors.New("the moment is empty: give a backup id, latest, immediate, a time, or lsn:, xid:, name: and a value")
-	case strings.EqualFold(at, string(Latest)):
-		return Target{Kind: Latest, Inclusive: true}, nil
-	case strings.EqualFold(at, string(Immediate)):
-		return Target{Kind: Immediate, Inclusive: true}, nil
-	case ok && isKind(kind):
-		return ParseValue(Kind(strings.ToLower(kind)), value)
-	case isID(at):
-		return Target{Kind: Backup, Backup: strings.ToUpper(at), Inclusive: true}, nil
-	}
-	return ParseValue(Time, at)
-}
-
-func isKind(s string) bool {
-	switch Kind(strings.ToLower(s)) {
-	case Time, LSN, XID, Name:
-		return true
-	}
-	return false
-}
-
-func isID(s string) bool {
-	return strings.IndexFunc(s, func(r rune) bool {
-		return (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
-	}) < 0
-}
-
 // ParseValue reads the value of a target of kind Time, LSN, XID or Name.
 func ParseValue(kind Kind, value string) (Target, error) {
 	t := Target{Kind: kind, Inclusive: true}
 	var err error
 	switch kind {
 	case Time:
-		t.Time, err = ParseTime(value)
+		t.Time, err = mapping.ParseTime(value)
 	case LSN:
 		t.LSN, err = pg0.ParseLSN(value)
 	case XID:
@@ -106,41 +72,7 @@ func parseXID(s string) (uint64, error) {
 	return xid, nil
 }
 
-var timeLayouts = []string{
-	"2006-01-02T15:04:05.999999999Z07:00",
-	"2006-01-02T15:04:05.999999999Z0700",
-	"2006-01-02T15:04:05.999999999Z07",
-	"2006-01-02T15:04Z07:00",
-	"2006-01-02T15:04Z0700",
-	"2006-01-02T15:04Z07",
-}
-
-// ParseTime reads a date and time with an offset from UTC, such as
-// 2026-05-06 14:00:02.5+00. Without one it is an error: the zone of the
-// machine that reads the backup means nothing for the backup.
-func ParseTime(s string) (time.Time, error) {
-	text := strings.TrimSpace(s)
-	for _, utc := range []string{" UTC", " utc", " GMT", "z"} {
-		if rest, ok := strings.CutSuffix(text, utc); ok {
-			text = rest + "Z"
-		}
-	}
-	date, clock, _ := strings.Cut(strings.Replace(text, " ", "T", 1), "T")
-	text = date + "T" + strings.ReplaceAll(clock, " ", "")
-	for _, layout := range timeLayouts {
-		if t, err := time.Parse(layout, text); err == nil {
-			return t.UTC(), nil
-		}
-	}
-	for _, layout := range []string{"2006-01-02T15:04:05.999999999", "2006-01-02T15:04", "2006-01-02T"} {
-		if _, err := time.Parse(layout, text); err == nil {
-			return time.Time{}, fmt.Errorf("%q has no time zone: add the offset, such as %q for UTC", s, strings.TrimSpace(s)+"+00")
-		}
-	}
-	return time.Time{}, fmt.Errorf("%q is not a time: write it as 2026-05-06 14:00:02+00", s)
-}
-
-// String gives the form that Parse reads, with what differs from the defaults.
+// String gives the form that mapping files have, with what differs from the defaults.
 func (t Target) String() string {
 	var b strings.Builder
 	switch t.Kind {

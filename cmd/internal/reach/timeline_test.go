@@ -50,7 +50,7 @@ func TestTimelines(t *testing.T) {
 		{"another branch, without WAL of its own", "latest", "9", "TEI900", "9 after 0/1F170F8"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			target, err := reach.Parse(test.at)
+			target, err := parse(test.at)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -85,7 +85,7 @@ func TestTimelineRefusals(t *testing.T) {
 		{"latest", "2", "TENT00", exit.Refused, "no usable backup TENT00 lies on the way to timeline 2"},
 		{"latest", "next", "", exit.Usage, `timeline "next" is neither a number nor current nor latest`},
 	} {
-		target, err := reach.Parse(test.at)
+		target, err := parse(test.at)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -124,11 +124,12 @@ func (s *shop) make(t *testing.T, at string) *image.Image {
 	return made
 }
 
+// tryMake makes the image of a backup's own end, or of name: and a restore point.
 func (s *shop) tryMake(at string) (*image.Image, error) {
 	ctx := context.Background()
-	target, err := reach.Parse(at)
-	if err != nil {
-		return nil, err
+	target := reach.Target{Kind: reach.Backup, Backup: at, Inclusive: true}
+	if name, ok := strings.CutPrefix(at, "name:"); ok {
+		target = reach.Target{Kind: reach.Name, Name: name, Inclusive: true}
 	}
 	choice, err := reach.Choose(ctx, s.catalog, target)
 	if err != nil {
