@@ -265,12 +265,21 @@ func (c Cache) locked(name string) bool {
 	return flock(file, unix.LOCK_EX) != nil
 }
 
-// Remove removes a finished image. The error wraps ErrBusy while it is open,
-// and fs.ErrNotExist if there is none.
+// Remove removes a finished image. The error wraps ErrBusy while it is open or
+// somebody wants to make it, and fs.ErrNotExist if there is none.
 func (c Cache) Remove(key string) error {
 	if _, err := os.Stat(c.dir(key)); err != nil {
 		return err
 	}
+	// Until it is gone nobody may begin to make it anew where it is moved to.
+	lock, err := lockFile(c.dir(key) + lockSuffix)
+	if err != nil {
+		return err
+	}
+	return errors.Join(c.remove(key), Unlock(lock))
+}
+
+func (c Cache) remove(key string) error {
 	use, err := os.OpenFile(filepath.Join(c.dir(key), useFile), os.O_RDWR, 0)
 	switch {
 	case err == nil:
@@ -282,7 +291,7 @@ func (c Cache) Remove(key string) error {
 		return err
 	}
 	// Renamed first: no other command finds it half removed.
-	gone := c.dir(key) + tmpSuffix
+	gone := c.TmpDir(key)
 	if err := os.Rename(c.dir(key), gone); err != nil {
 		return err
 	}

@@ -116,9 +116,6 @@ type Image struct {
 // Ref describes the tree for a process that is to serve it.
 func (i *Image) Ref() serve.TreeRef { return i.ref }
 
-// DefsFile is the JSON file of Defs.
-func (i *Image) DefsFile() string { return filepath.Join(i.Dir, defsFile) }
-
 // Keys are those of all directories the image needs, its own last.
 func (i *Image) Keys() []string { return append(append([]string{}, i.Meta.Parents...), i.Meta.Key) }
 
