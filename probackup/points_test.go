@@ -143,7 +143,7 @@ func TestOpenCatalog(t *testing.T) {
 	}
 	for _, test := range []struct{ dir, instance, says string }{
 		{two, "", "has 2 instances, choose one with --instance: one, two"},
-		{two, "four", "has: one, two"},
+		{two, "four", "it has: one, two"},
 		{t.TempDir(), "", "is no pg_probackup catalog"},
 		{filepath.Join(two, "none"), "", "no such file or directory"},
 	} {

@@ -69,12 +69,12 @@ func Instances(dir string) ([]string, error) {
 	entries, err := os.ReadDir(filepath.Join(dir, backupsDir))
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, derr := os.Stat(dir); derr != nil {
-			return nil, fmt.Errorf("open backup catalog: %w", derr)
+			return nil, fmt.Errorf("no backup catalog: %w; give the directory that pg_probackup knows as -B", derr)
 		}
-		return nil, fmt.Errorf("%s is no pg_probackup catalog: it has no directory %q; give the directory that pg_probackup knows as -B", dir, backupsDir)
+		return nil, missing(fmt.Sprintf("%s is no pg_probackup catalog: it has no directory %q; give the directory that pg_probackup knows as -B", dir, backupsDir))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("list instances of the catalog: %w", err)
+		return nil, fmt.Errorf("list instances of the catalog: %w; be a user that may read backups", err)
 	}
 	var names []string
 	for _, e := range entries {
@@ -139,12 +139,18 @@ func chooseInstance(dir, instance string, names []string) (string, error) {
 	list := strings.Join(names, ", ")
 	switch {
 	case len(names) == 0:
-		return "", fmt.Errorf("catalog %s has no instance: %w", dir, fs.ErrNotExist)
+		return "", missing(fmt.Sprintf("catalog %s has no instance: pg_probackup add-instance makes one", dir))
 	case instance == "":
 		return "", fmt.Errorf("catalog %s has %d instances, choose one with --instance: %s", dir, len(names), list)
 	}
-	return "", fmt.Errorf("instance %q: %w; catalog %s has: %s", instance, fs.ErrNotExist, dir, list)
+	return "", missing(fmt.Sprintf("catalog %s has no instance %q, it has: %s", dir, instance, list))
 }
+
+// missing is the error of what is not there; it is fs.ErrNotExist.
+type missing string
+
+func (m missing) Error() string        { return string(m) }
+func (m missing) Is(target error) bool { return target == fs.ErrNotExist } //nolint:errorlint // it is what errors.Is asks
 
 // SystemID is the system identifier of the instance's cluster, 0 when neither
 // its configuration nor a backup tells it.

@@ -18,6 +18,7 @@ import (
 	"github.com/fukanchik/pg0"
 	"github.com/fukanchik/pg0/cmd/internal/exit"
 	"github.com/fukanchik/pg0/cmd/internal/pgserver"
+	"github.com/fukanchik/pg0/cmd/internal/source"
 	"github.com/fukanchik/pg0/cmd/internal/state"
 	"github.com/fukanchik/pg0/cmd/internal/supervise"
 	"github.com/fukanchik/pg0/fusefs"
@@ -45,9 +46,9 @@ func doctorCommand(g *global) *cobra.Command {
 		Use:   "doctor [POINT]",
 		Short: "Say what this machine lacks, and how to mend it",
 		Long: `Say what this machine lacks to mount backups, and the command that mends it. With
-a point (-B DIR and -i ID) also what that backup needs: server programs of its
-version, locales, libraries. The exit code is 1 if something is missing.`,
-		Args: usage(cobra.NoArgs),
+-B DIR also what a backup there needs, the newest or that of -i ID: server
+programs of its version, locales, libraries. The exit code is 1 if something is missing.`,
+		Args: usage(noArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd.Context(), cmd.Flags()) },
 	}
 	c.point.register(cmd.Flags())
@@ -69,8 +70,12 @@ func (c *doctorCmd) run(ctx context.Context, flags *pflag.FlagSet) error {
 	c.servers()
 	c.mounts()
 	if flags.Changed("backup-path") || flags.Changed("backup-id") || c.point.isMapped() {
-		if err := c.backup(ctx); err != nil {
+		ref, target, err := c.point.point()
+		if err != nil {
 			return err
+		}
+		if err := c.backup(ctx, ref, target.Backup); err != nil {
+			c.bad("backup", "pg0 points -B DIR lists what a catalog has", "%v", err)
 		}
 	}
 	return c.print()
@@ -193,17 +198,12 @@ func (c *doctorCmd) strays(known map[string]bool) {
 	}
 }
 
-// backup checks what one backup needs.
-func (c *doctorCmd) backup(ctx context.Context) error {
-	ref, target, err := c.point.point()
-	if err != nil {
-		return err
-	}
+// backup checks what one backup needs, the newest if it is not named.
+func (c *doctorCmd) backup(ctx context.Context, ref source.Ref, id string) error {
 	catalog, err := ref.Open(c.logger)
 	if err != nil {
 		return err
 	}
-	id := target.Backup
 	if id == "" {
 		if id, err = newest(ctx, catalog); err != nil {
 			return err

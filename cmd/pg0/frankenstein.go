@@ -122,20 +122,26 @@ func (c *frankensteinCmd) checkArguments(mountpoint string) error {
 
 // readMap reads a mapping file that has a base, and gives its text as well.
 func readMap(name string) (*mapping.Spec, string, error) {
+	spec, text, err := parseMap(name)
+	if err == nil && spec.Base == "" {
+		err = usageError("%s: a mix needs a base: add [base] with point = \"...\"", name)
+	}
+	return spec, text, err
+}
+
+// parseMap reads any mapping file. Relative paths in it are made absolute.
+func parseMap(name string) (*mapping.Spec, string, error) {
 	name, err := filepath.Abs(name)
 	if err != nil {
 		return nil, "", err
 	}
 	text, err := os.ReadFile(name)
 	if err != nil {
-		return nil, "", err
+		return nil, "", fmt.Errorf("read the mapping file: %w; give the path of one with --map", err)
 	}
 	spec, err := mapping.Parse(name, text)
 	if err != nil {
 		return nil, "", exit.Error(exit.Usage, err)
-	}
-	if spec.Base == "" {
-		return nil, "", usageError("%s: a mix needs a base: add [base] with point = \"...\"", name)
 	}
 	return spec, string(text), nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/fukanchik/pg0/cmd/internal/image"
 	"github.com/fukanchik/pg0/cmd/internal/recovery"
 	"github.com/fukanchik/pg0/cmd/internal/state"
+	"github.com/fukanchik/pg0/mapping"
 )
 
 func imagesCommand(g *global) *cobra.Command {
@@ -29,7 +30,7 @@ func imagesCommand(g *global) *cobra.Command {
 	cmd.AddCommand(&cobra.Command{
 		Use:   "list",
 		Short: "List the images: size, last use, users",
-		Args:  usage(cobra.NoArgs),
+		Args:  usage(noArgs),
 		RunE:  func(*cobra.Command, []string) error { return g.listImages() },
 	}, imagesRemoveCommand(g), imagesPruneCommand(g))
 	return cmd
@@ -71,7 +72,7 @@ func imagesPruneCommand(g *global) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "prune",
 		Short: "Remove images that nobody uses, and what killed commands left behind",
-		Args:  usage(cobra.NoArgs),
+		Args:  usage(noArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return g.pruneImages(cmd.Context(), age)
 		},
@@ -208,7 +209,7 @@ func (g *global) listImages() error {
 	fmt.Fprintln(table, "KEY\tBACKUP\tPOINT\tRECOVERED TO\tSIZE\tLAST USE\tUSERS")
 	for _, e := range entries {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", e.Key, e.Choice.Backup.ID, describeImage(e),
-			describeEnd(e), formatSize(e.Bytes), e.LastUse.UTC().Format(time.DateTime), describeUsers(e))
+			describeEnd(e), mapping.Size(e.Bytes), e.LastUse.UTC().Format(time.DateTime), describeUsers(e))
 	}
 	return table.Flush()
 }
@@ -241,17 +242,4 @@ func describeUsers(e image.Entry) string {
 		return "-"
 	}
 	return strings.Join(users, ", ")
-}
-
-// formatSize writes bytes in the largest unit of 1024 that fits.
-func formatSize(bytes int64) string {
-	units := []string{"kB", "MB", "GB", "TB"}
-	if bytes < 1<<10 {
-		return fmt.Sprintf("%d B", bytes)
-	}
-	value, unit := float64(bytes)/1024, 0
-	for value >= 1024 && unit < len(units)-1 {
-		value, unit = value/1024, unit+1
-	}
-	return fmt.Sprintf("%.1f %s", value, units[unit])
 }

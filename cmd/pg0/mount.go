@@ -79,7 +79,7 @@ func mountCommand(g *global) *cobra.Command {
 POINT is given by flags: -B DIR --instance NAME with -i ID, a recovery target, or
 both. The point is recovered first, by PostgreSQL on a copy-on-write mount; the
 result is cached, so that the second mount of a point takes no recovery. Nothing
-is ever written to the backup.`,
+is ever written to the backup, but the tool's lock file with --lock.`,
 		Example: `  pg0 mount -B /srv/backups --instance shop -i TEI900 /mnt/monday --start
   pg0 mount -B /srv/backups --recovery-target-time '2026-05-06 14:00:02+00' /mnt/noon
   pg0 mount -B /srv/backups -i TEI900 --raw /mnt/raw`,

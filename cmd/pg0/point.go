@@ -11,10 +11,8 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/fukanchik/pg0/cmd/internal/exit"
 	"github.com/fukanchik/pg0/cmd/internal/reach"
 	"github.com/fukanchik/pg0/cmd/internal/source"
-	"github.com/fukanchik/pg0/mapping"
 )
 
 // pointFlags are the flags that name a catalog and a moment in it. Those that
@@ -112,13 +110,9 @@ func (f *pointFlags) mapped() (source.Ref, reach.Target, error) {
 			return source.Ref{}, reach.Target{}, usageError("--%s and --point cannot be given together: the mapping file says it", flag)
 		}
 	}
-	text, err := os.ReadFile(f.mapFile)
+	spec, _, err := parseMap(f.mapFile)
 	if err != nil {
-		return source.Ref{}, reach.Target{}, fmt.Errorf("mapping file: %w", err)
-	}
-	spec, err := mapping.Parse(f.mapFile, text)
-	if err != nil {
-		return source.Ref{}, reach.Target{}, exit.Error(exit.Usage, err)
+		return source.Ref{}, reach.Target{}, err
 	}
 	point, ok := spec.Points[f.mapPoint]
 	if !ok {
@@ -128,11 +122,7 @@ func (f *pointFlags) mapped() (source.Ref, reach.Target, error) {
 	if from.IsLive() {
 		return source.Ref{}, reach.Target{}, usageError("point %s is of a running server: make it the base of a mapping file and use pg0 frankenstein", f.mapPoint)
 	}
-	path, err := filepath.Abs(from.Path)
-	if err != nil {
-		return source.Ref{}, reach.Target{}, fmt.Errorf("source %s: %w", from.Name, err)
-	}
-	return source.Ref{Format: from.Format, Path: path, Instance: from.Instance, ToolExact: f.toolExact, Lock: f.lock}, target(point), nil
+	return source.Ref{Format: from.Format, Path: from.Path, Instance: from.Instance, ToolExact: f.toolExact, Lock: f.lock}, target(point), nil
 }
 
 // moment is the target that the flags name: without any it is the latest, with

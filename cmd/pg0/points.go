@@ -11,6 +11,7 @@ import (
 
 	"github.com/fukanchik/pg0"
 	"github.com/fukanchik/pg0/cmd/internal/reach"
+	"github.com/fukanchik/pg0/mapping"
 )
 
 // listedPoint is one backup with what its WAL reaches.
@@ -28,7 +29,7 @@ func pointsCommand(g *global) *cobra.Command {
 		Short: "List the backups of a catalog and what their WAL reaches",
 		Example: `  pg0 points -B /srv/backups --instance shop
   pg0 points -B /srv/backups -v`,
-		Args: usage(cobra.NoArgs),
+		Args: usage(noArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			points, err := listPoints(cmd, g, &catalog)
 			switch {
@@ -80,7 +81,7 @@ func writePoints(w io.Writer, points []listedPoint) error {
 			until, lsn = localTime(p.Reach.ToTime), p.Reach.From.String()+" .. "+p.Reach.To.String()
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n",
-			p.ID, localTime(p.StartTime), orDash(p.Mode), chainOf(p.PointInfo), walMode(p.PointInfo), prettySize(p.Size), p.Status, until, lsn)
+			p.ID, localTime(p.StartTime), orDash(p.Mode), chainOf(p.PointInfo), walMode(p.PointInfo), mapping.Size(p.Size), p.Status, until, lsn)
 	}
 	if err := table.Flush(); err != nil {
 		return err
@@ -149,8 +150,8 @@ func details(p listedPoint) [][2]string {
 		{"recovery time", localTime(p.RecoveryTime)},
 		{"recovery xid", nonZero("%d", p.RecoveryXID)},
 		{"checksums", fmt.Sprint(p.Checksums)},
-		{"stored", prettySize(p.Size)},
-		{"cluster", prettySize(p.Bytes)},
+		{"stored", mapping.Size(p.Size)},
+		{"cluster", mapping.Size(p.Bytes)},
 		{"note", p.Note},
 	}
 	if p.Replica {
@@ -218,15 +219,4 @@ func orDash(s string) string {
 		return "-"
 	}
 	return s
-}
-
-// prettySize writes bytes as pg_size_pretty does.
-func prettySize(n int64) string {
-	units := []string{"bytes", "kB", "MB", "GB", "TB", "PB"}
-	unit := 0
-	for n >= 10*1024 && unit < len(units)-1 {
-		n = (n + 512) / 1024
-		unit++
-	}
-	return fmt.Sprintf("%d %s", n, units[unit])
 }

@@ -183,8 +183,5 @@ func (f *pointFlags) name(choice *reach.Choice) string {
 	if f.isMapped() {
 		return f.mapPoint
 	}
-	return pointName(choice)
+	return choice.Target.String()
 }
-
-// pointName is how a point of the command line is called.
-func pointName(choice *reach.Choice) string { return choice.Target.String() }

@@ -96,11 +96,7 @@ func (g *global) refresh(ctx context.Context, name, point string, yes bool) erro
 	if err := refuseRoot("pg0 refresh"); err != nil {
 		return err
 	}
-	dir, err := state.Open(g.stateDir)
-	if err != nil {
-		return err
-	}
-	m, err := findMount(dir, name)
+	dir, m, err := g.mountAt(name)
 	if err != nil {
 		return err
 	}

@@ -93,7 +93,7 @@ func (c *relationsCmd) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	m := moment{name: pointName(choice), source: ref.String(), ref: ref, catalog: catalog, choice: choice}
+	m := moment{name: c.point.name(choice), source: ref.String(), ref: ref, catalog: catalog, choice: choice}
 	images, err := c.ready(ctx, dir, c.bindir, []moment{m})
 	if err != nil {
 		return err
@@ -282,12 +282,12 @@ func (c *relationsCmd) print(views []relationView) error {
 	for _, v := range views {
 		fmt.Fprintf(table, "%s.%s.%s\t%s\t%s\t%s\t%s\t%d\t%s\n",
 			mapping.QuoteIdent(v.Database), mapping.QuoteIdent(v.Schema), mapping.QuoteIdent(v.Name),
-			v.Kind, sizeOf(&v), v.toastSize(), v.indexSize(), len(v.allFiles()), dash(v.Path))
+			v.Kind, sizeOf(&v), v.toastSize(), v.indexSize(), len(v.allFiles()), orDash(v.Path))
 		if !c.verbose {
 			continue
 		}
 		for _, f := range v.allFiles() {
-			fmt.Fprintf(table, "  %s %s\t%s\t%s\t\t\t\t%s\n", f.owner.Kind, mapping.QuoteIdent(f.owner.Name), f.Fork, formatSize(f.Size), f.Path)
+			fmt.Fprintf(table, "  %s %s\t%s\t%s\t\t\t\t%s\n", f.owner.Kind, mapping.QuoteIdent(f.owner.Name), f.Fork, mapping.Size(f.Size), f.Path)
 		}
 	}
 	return table.Flush()
@@ -318,14 +318,14 @@ func sizeOf(v *relationView) string {
 	if v.Path == "" {
 		return "-"
 	}
-	return formatSize(v.Size)
+	return mapping.Size(v.Size)
 }
 
 func (v *relationView) toastSize() string {
 	if v.Toast == nil {
 		return "-"
 	}
-	return formatSize(v.Toast.Total)
+	return mapping.Size(v.Toast.Total)
 }
 
 func (v *relationView) indexSize() string {
@@ -336,12 +336,5 @@ func (v *relationView) indexSize() string {
 	for i := range v.Indexes {
 		size += v.Indexes[i].Size
 	}
-	return fmt.Sprintf("%d, %s", len(v.Indexes), formatSize(size))
-}
-
-func dash(text string) string {
-	if text == "" {
-		return "-"
-	}
-	return text
+	return fmt.Sprintf("%d, %s", len(v.Indexes), mapping.Size(size))
 }

@@ -114,14 +114,24 @@ func (g *global) printJSON(value any) error {
 	return enc.Encode(value)
 }
 
-// usage gives the errors of an argument check the exit code of wrong usage.
+// usage gives the errors of an argument check the exit code of wrong usage, and
+// says how the command is written.
 func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if err := check(cmd, args); err != nil {
-			return exit.Error(exit.Usage, fmt.Errorf("%w; see '%s --help'", err, cmd.CommandPath()))
+			return exit.Error(exit.Usage, fmt.Errorf("%w: write %s; see '%s --help'", err, cmd.UseLine(), cmd.CommandPath()))
 		}
 		return nil
 	}
+}
+
+// noArgs is for commands that have flags only. Cobra takes an argument of theirs
+// for the name of another command.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%s takes no argument %q", cmd.CommandPath(), args[0])
+	}
+	return nil
 }
 
 // usageError is an error of the command line: exit code 2.
@@ -133,7 +143,7 @@ func versionCommand(g *global) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  usage(cobra.NoArgs),
+		Args:  usage(noArgs),
 		RunE: func(*cobra.Command, []string) error {
 			if g.json {
 				return g.printJSON(map[string]string{"version": version, "go": runtime.Version(), "revision": revision()})

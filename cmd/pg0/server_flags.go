@@ -1,8 +1,11 @@
 package main
 
 import (
+	"errors"
+
 	"github.com/spf13/pflag"
 
+	"github.com/fukanchik/pg0/cmd/internal/exit"
 	"github.com/fukanchik/pg0/cmd/internal/pgserver"
 	"github.com/fukanchik/pg0/cmd/internal/supervise"
 )
@@ -45,6 +48,9 @@ func (f *serverFlags) server(major int) (*supervise.Server, error) {
 		return nil, err
 	}
 	bin, err := pgserver.Find(major, f.bindir)
+	if errors.Is(err, pgserver.ErrNoServer) {
+		err = exit.Error(exit.Refused, err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -33,11 +33,7 @@ func (g *global) startServer(ctx context.Context, name string, flags *serverFlag
 	if err := refuseRoot("pg0 start"); err != nil {
 		return err
 	}
-	dir, err := state.Open(g.stateDir)
-	if err != nil {
-		return err
-	}
-	m, err := findMount(dir, name)
+	dir, m, err := g.mountAt(name)
 	if err != nil {
 		return err
 	}

@@ -222,6 +222,17 @@ func (g *global) changedBackups(ctx context.Context, dir state.Dir, m *state.Mou
 	return notes
 }
 
+// mountAt opens the state directory and reads the record of a mount point, as
+// findMount does.
+func (g *global) mountAt(name string) (state.Dir, *state.Mount, error) {
+	dir, err := state.Open(g.stateDir)
+	if err != nil {
+		return "", nil, err
+	}
+	m, err := findMount(dir, name)
+	return dir, m, err
+}
+
 // findMount reads the record of a mount point. The error has exit code 6 if
 // pg0 knows of none.
 func findMount(dir state.Dir, name string) (*state.Mount, error) {

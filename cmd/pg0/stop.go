@@ -6,7 +6,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/fukanchik/pg0/cmd/internal/state"
 	"github.com/fukanchik/pg0/cmd/internal/supervise"
 )
 
@@ -25,11 +24,7 @@ func stopCommand(g *global) *cobra.Command {
 }
 
 func (g *global) stopServer(ctx context.Context, name, mode string) error {
-	dir, err := state.Open(g.stateDir)
-	if err != nil {
-		return err
-	}
-	m, err := findMount(dir, name)
+	dir, m, err := g.mountAt(name)
 	if err != nil {
 		return err
 	}

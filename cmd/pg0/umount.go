@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fukanchik/pg0/cmd/internal/exit"
-	"github.com/fukanchik/pg0/cmd/internal/state"
 	"github.com/fukanchik/pg0/cmd/internal/supervise"
 )
 
@@ -33,11 +32,7 @@ cleared. Changes are lost unless the mount has a --layer.`,
 }
 
 func (g *global) umount(ctx context.Context, name string, force bool) error {
-	dir, err := state.Open(g.stateDir)
-	if err != nil {
-		return err
-	}
-	m, err := findMount(dir, name)
+	dir, m, err := g.mountAt(name)
 	if exit.Code(err) == exit.NotFound {
 		return g.umountStray(name, err)
 	}

@@ -54,7 +54,7 @@ again: a restore drill without the restore.`,
   pg0 verify -B /srv/backups --instance shop --recovery-target=latest
   pg0 verify -B /srv/backups --instance shop --all -j 4
   pg0 verify -B /srv/backups --instance shop --recovery-target=latest --boot`,
-		Args: usage(cobra.NoArgs),
+		Args: usage(noArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd.Context()) },
 	}
 	c.point.register(cmd.Flags())

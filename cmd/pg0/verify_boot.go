@@ -36,7 +36,7 @@ func (c *verifyCmd) boot(ctx context.Context, ref source.Ref, catalog source.Cat
 	if err != nil {
 		return err
 	}
-	m := moment{name: pointName(choice), source: ref.String(), ref: ref, catalog: catalog, choice: choice}
+	m := moment{name: c.point.name(choice), source: ref.String(), ref: ref, catalog: catalog, choice: choice}
 	images, err := c.ready(ctx, dir, c.bindir, []moment{m})
 	if err != nil {
 		return err

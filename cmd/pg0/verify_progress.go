@@ -25,9 +25,6 @@ func (l *verifyLine) report(done, total int64) {
 	if l.terminal || l.json {
 		pause = time.Second / 5
 	}
-	if l.shown.IsZero() {
-		l.shown = time.Now() // what is over soon is not worth a line
-	}
 	if time.Since(l.shown) < pause {
 		return
 	}

@@ -68,7 +68,7 @@ func Write(dir string, r *Record) error {
 		return err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
+		return fmt.Errorf("--layer: %w: choose a directory that you may write to", err)
 	}
 	name := filepath.Join(dir, recordFile)
 	tmp, err := os.OpenFile(name+".tmp", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)

@@ -61,7 +61,7 @@ func Find(major int, bindir string) (Bin, error) {
 func explicit(major int, dir, origin string) (Bin, error) {
 	bin, err := inspect(dir)
 	if err != nil {
-		return Bin{}, fmt.Errorf("%w in %s (%s): %w", ErrNoServer, dir, origin, err)
+		return Bin{}, fmt.Errorf("%w in %s (%s): %w; name the directory that has postgres and pg_ctl", ErrNoServer, dir, origin, err)
 	}
 	if bin.Major != major {
 		return Bin{}, fmt.Errorf("%w of major version %d in %s (%s): it has PostgreSQL %s; name a directory of version %d",

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -231,6 +232,10 @@ func (s *Server) Stop(ctx context.Context, mode StopMode) error {
 	return nil
 }
 
+// wrongSetting is what PostgreSQL says of a line of its configuration before it
+// gives up for all of them.
+var wrongSetting = regexp.MustCompile(`LOG:  (.*(?:configuration parameter|for parameter|parameter ".*" (?:requires|cannot)|outside the valid range).*)`)
+
 // lastWords quotes what the server said last that explains its end.
 func lastWords(logFile string) string {
 	file, err := os.Open(logFile)
@@ -238,12 +243,18 @@ func lastWords(logFile string) string {
 		return "its log cannot be read: " + err.Error()
 	}
 	defer file.Close()
-	last := ""
+	last, setting := "", ""
 	for lines := bufio.NewScanner(file); lines.Scan(); {
 		line := lines.Text()
 		if strings.Contains(line, "FATAL:  ") || strings.Contains(line, "PANIC:  ") || last == "" {
 			last = line
 		}
+		if match := wrongSetting.FindStringSubmatch(line); match != nil {
+			setting = match[1]
+		}
+	}
+	if setting != "" && strings.HasSuffix(last, "contains errors") {
+		return fmt.Sprintf("it said %q: change what --set gives; see %s", setting, logFile)
 	}
 	return fmt.Sprintf("it said %q; see %s", last, logFile)
 }

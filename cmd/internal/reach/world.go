@@ -130,7 +130,7 @@ func (w *world) backup(id string) (pg0.PointInfo, error) {
 		}
 		return info, nil
 	}
-	return pg0.PointInfo{}, exit.Error(exit.NotFound, fmt.Errorf("backup %q is not in the catalog%s: %w", id, w.nearest(), fs.ErrNotExist))
+	return pg0.PointInfo{}, exit.Error(exit.NotFound, fmt.Errorf("backup %q is not in the catalog%s", id, w.nearest()))
 }
 
 // nearest names the newest backups, for who mistyped an id.

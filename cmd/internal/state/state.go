@@ -21,24 +21,8 @@ import (
 // A Dir is a state directory.
 type Dir string
 
-// Open makes the state directory, private to its owner. An empty name is the
-// default: $XDG_STATE_HOME/pg0, or ~/.local/state/pg0.
+// Open makes the state directory at an absolute path, private to its owner.
 func Open(name string) (Dir, error) {
-	if name == "" {
-		base := os.Getenv("XDG_STATE_HOME")
-		if base == "" {
-			home, err := os.UserHomeDir()
-			if err != nil {
-				return "", fmt.Errorf("no place for pg0's state: %w; set XDG_STATE_HOME or give --state-dir", err)
-			}
-			base = filepath.Join(home, ".local", "state")
-		}
-		name = filepath.Join(base, "pg0")
-	}
-	name, err := filepath.Abs(name)
-	if err != nil {
-		return "", err
-	}
 	if err := os.MkdirAll(name, 0o700); err != nil {
 		return "", fmt.Errorf("pg0's state directory: %w; give another with --state-dir", err)
 	}

@@ -22,6 +22,9 @@ func Resolve(name string) (string, error) {
 		return "", err
 	}
 	parent, err := filepath.EvalSymlinks(filepath.Dir(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", exit.Error(exit.NotFound, fmt.Errorf("mount point %s: there is no directory %s: make it, or give another mount point", name, filepath.Dir(name)))
+	}
 	if err != nil {
 		return "", fmt.Errorf("mount point %s: %w", name, err)
 	}
@@ -126,7 +129,7 @@ func checkEmpty(mountpoint string) error {
 		return err
 	}
 	if !info.IsDir() {
-		return refuse("mount point %s is not a directory", mountpoint)
+		return refuse("mount point %s is not a directory: choose an empty or a new directory", mountpoint)
 	}
 	if owner := info.Sys().(*syscall.Stat_t).Uid; owner != uint32(os.Geteuid()) {
 		return refuse("mount point %s belongs to user %d: choose a directory of your own", mountpoint, owner)
@@ -144,7 +147,7 @@ func checkEmpty(mountpoint string) error {
 func checkParent(parent string) error {
 	const writeAndSearch = 2 | 1
 	if err := syscall.Access(parent, writeAndSearch); err != nil {
-		return refuse("mount point cannot be made in %s: %w", parent, err)
+		return refuse("mount point cannot be made in %s: %w: choose a directory that you may write to", parent, err)
 	}
 	return nil
 }

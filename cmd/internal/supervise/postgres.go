@@ -140,7 +140,7 @@ func (s *supervisor) start(ctx context.Context, server *Server) error {
 func (s *supervisor) afterStart(ctx context.Context) error {
 	m := &s.job.Mount
 	if s.job.Server.RollBack {
-		if err := rollBack(ctx, s.postgres, m.Role); err != nil {
+		if err := rollBack(ctx, s.postgres, m.Database, m.Role); err != nil {
 			return err
 		}
 	}
@@ -152,7 +152,7 @@ func (s *supervisor) afterStart(ctx context.Context) error {
 	if m.Listen == "" {
 		return nil
 	}
-	rows, err := s.postgres.Query(ctx, "postgres", m.Role,
+	rows, err := s.postgres.Query(ctx, m.Database, m.Role,
 		`select count(*) from pg_authid where rolcanlogin and rolpassword like 'SCRAM-SHA-256$%'`)
 	if err != nil {
 		return err
@@ -186,8 +186,10 @@ func rebuild(ctx context.Context, server *pgserver.Server, database, role string
 	return nil
 }
 
-func rollBack(ctx context.Context, server *pgserver.Server, role string) error {
-	rows, err := server.Query(ctx, "postgres", role, "select gid, database from pg_prepared_xacts order by 1")
+// rollBack ends all prepared transactions of the cluster. It asks for them in
+// the given database: not every cluster has one called postgres.
+func rollBack(ctx context.Context, server *pgserver.Server, database, role string) error {
+	rows, err := server.Query(ctx, database, role, "select gid, database from pg_prepared_xacts order by 1")
 	if err != nil {
 		return err
 	}
