@@ -54,6 +54,8 @@ create index sorted on indexed (b);
 create index redefined on indexed (a, b);
 create function twice(int) returns int language sql immutable as 'select $1 * 2';
 create index calls on indexed (twice(a)); create index calls_partly on indexed (a) where twice(a) > 5;
+create text search configuration own (copy = simple); create index searched on indexed using gin (to_tsvector('own', b));
+create index searched_simply on indexed using gin (to_tsvector('simple', b));
 create unique index exprs on indexed ((a + 1)) where b > 'x';
 alter table indexed add primary key (a);
 create table pg0_plain (a int)`
@@ -87,7 +89,7 @@ drop table parted_1;
 alter table parted detach partition parted_2; alter table parted attach partition parted_2 for values from (10) to (15);
 create table parted_4 partition of parted for values from (30) to (40);
 alter index fill set (fillfactor = 90);
-create or replace function twice(int) returns int language sql immutable as 'select $1 * 3'; reindex table indexed;
+create or replace function twice(int) returns int language sql immutable as 'select $1 * 3'; alter text search configuration own drop mapping for word; reindex table indexed;
 drop index ranges; create index ranges on indexed using brin (a) with (pages_per_range = 4);
 drop index redefined; create index redefined on indexed (b, a);
 alter index sorted rename to sorted_german;

@@ -121,8 +121,8 @@ func (f *fit) unusable(donor *relmap.Index) string {
 		return "the pages of access method " + method + " are not known"
 	case donor.AM == relmap.BrinAM && f.claim.donor.Cluster.Version < 14 && holdsVarlena(donor):
 		return "BRIN before PostgreSQL 14 could keep pointers to TOAST"
-	case callsOwnFunction(donor.Exprs) || callsOwnFunction(donor.Pred):
-		return "it calls a function that is not PostgreSQL's own, and that may be another in the base"
+	case usesOwn(donor.Exprs) || usesOwn(donor.Pred):
+		return "it calls a function or text search configuration that is not PostgreSQL's own, and that may be another in the base"
 	}
 	for _, oid := range donor.Collations {
 		if why := f.collationChange(oid); why != "" {
@@ -132,14 +132,32 @@ func (f *fit) unusable(donor *relmap.Index) string {
 	return ""
 }
 
-// called is a function or operator that an expression calls.
-var called = regexp.MustCompile(` :(?:funcid|opfuncid|opno) ([0-9]+)`)
+// called is a function or operator that an expression calls, and searched the
+// bytes of a constant of type regconfig or regdictionary.
+var (
+	called   = regexp.MustCompile(` :(?:funcid|opfuncid|opno) ([0-9]+)`)
+	searched = regexp.MustCompile(` :consttype (?:3734|3769) [^{}]*:constvalue 4 \[ (-?[0-9]+) (-?[0-9]+) (-?[0-9]+) (-?[0-9]+) `)
+)
 
-// callsOwnFunction says whether a pg_node_tree calls what somebody created: its
-// body can be replaced under the same OID, and an index holds what it once gave.
-func callsOwnFunction(tree string) bool {
+// usesOwn says whether a pg_node_tree calls a function, or names a text search
+// configuration or dictionary, that somebody created. Such can be replaced under
+// the same OID, and an index holds what they once gave.
+func usesOwn(tree string) bool {
 	for _, match := range called.FindAllStringSubmatch(tree, -1) {
 		if oid, err := strconv.ParseUint(match[1], 10, 32); err != nil || oid >= firstUserOID {
+			return true
+		}
+	}
+	for _, match := range searched.FindAllStringSubmatch(tree, -1) {
+		var oid uint32
+		for i, text := range match[1:] { // the server prints bytes as signed numbers
+			signed, err := strconv.ParseInt(text, 10, 8)
+			if err != nil {
+				return true
+			}
+			oid |= uint32(uint8(signed)) << (8 * i)
+		}
+		if oid >= firstUserOID {
 			return true
 		}
 	}
