@@ -52,7 +52,12 @@ func rootCommand(stdout, stderr io.Writer) *cobra.Command {
 	flags.BoolVarP(&g.verbose, "verbose", "v", false, "say more, and log what is done")
 	flags.BoolVar(&g.json, "json", false, "print JSON")
 	flags.StringVar(&g.stateDir, "state-dir", "", "directory of images and mounts (default $XDG_STATE_HOME/pg0)")
-	root.AddCommand(
+	root.AddCommand(commands(g)...)
+	return root
+}
+
+func commands(g *global) []*cobra.Command {
+	return []*cobra.Command{
 		pointsCommand(g),
 		verifyCommand(g),
 		versionCommand(g),
@@ -70,8 +75,7 @@ func rootCommand(stdout, stderr io.Writer) *cobra.Command {
 		walFetchCommand(),
 		serveCommand(g),
 		superviseCommand(g),
-	)
-	return root
+	}
 }
 
 // setUp completes the global flags once they are parsed.

@@ -9,12 +9,15 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/fukanchik/pg0/cmd/internal/exit"
 	"github.com/fukanchik/pg0/cmd/internal/image"
 	"github.com/fukanchik/pg0/cmd/internal/recovery"
 	"github.com/fukanchik/pg0/mapping"
@@ -108,6 +111,17 @@ func (w *work) do(ctx context.Context, connect recovery.Connect) error {
 	}
 	script.WriteString("commit;\n")
 	_, err = conn.PgConn().Exec(ctx, script.String()).ReadAll()
+	return explain(err)
+}
+
+// explain says what to do about an index that calls what the base lacks: of
+// functions the catalogs that are read offline know nothing.
+func explain(err error) error {
+	const undefinedFunction = "42883"
+	var said *pgconn.PgError
+	if errors.As(err, &said) && said.Code == undefinedFunction {
+		err = exit.Error(exit.Refused, fmt.Errorf("%w: an index calls what the base does not have; indexes = \"none\" leaves those of a rule out", err))
+	}
 	return err
 }
 

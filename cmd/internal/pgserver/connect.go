@@ -3,6 +3,7 @@ package pgserver
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -12,9 +13,36 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Connect opens a session on the server's socket. Settings that roles or
-// databases of the backup bring along and that would load code, or change what
-// is printed, are overruled for this session.
+// sessionSettings overrule what roles and databases of the backup bring along
+// and that would load code, change what is printed, or keep pg0 from its work.
+var sessionSettings = map[string]string{
+	"application_name":          "pg0",
+	"client_encoding":           "UTF8",
+	"session_preload_libraries": "",
+	"local_preload_libraries":   "",
+	"session_replication_role":  "replica", // triggers of the backup, those on DDL as well, stay silent
+	"role":                      "none",
+	"row_security":              "off",
+
+	"search_path":                 "pg_catalog",
+	"quote_all_identifiers":       "off",
+	"datestyle":                   "ISO, MDY",
+	"timezone":                    "UTC",
+	"intervalstyle":               "postgres",
+	"bytea_output":                "hex",
+	"extra_float_digits":          "1",
+	"standard_conforming_strings": "on",
+	"lc_monetary":                 "C",
+
+	"default_transaction_read_only":       "off",
+	"default_tablespace":                  "",
+	"statement_timeout":                   "0",
+	"lock_timeout":                        "0",
+	"idle_in_transaction_session_timeout": "0",
+	"jit":                                 "off",
+}
+
+// Connect opens a session on the server's socket.
 func (s *Server) Connect(ctx context.Context, database, role string) (*pgx.Conn, error) {
 	config, err := pgx.ParseConfig("")
 	if err != nil {
@@ -28,25 +56,7 @@ func (s *Server) Connect(ctx context.Context, database, role string) (*pgx.Conn,
 		return dialer.DialContext(ctx, "unix", fmt.Sprintf("%s/.s.PGSQL.%d", s.SocketDir, s.Port))
 	}
 	config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
-	config.RuntimeParams = map[string]string{
-		"application_name":            "pg0",
-		"client_encoding":             "UTF8",
-		"session_preload_libraries":   "",
-		"local_preload_libraries":     "",
-		"session_replication_role":    "replica", // triggers of the backup, those on DDL as well, stay silent
-		"search_path":                 "pg_catalog",
-		"datestyle":                   "ISO, MDY",
-		"timezone":                    "UTC",
-		"intervalstyle":               "postgres",
-		"bytea_output":                "hex",
-		"extra_float_digits":          "1",
-		"standard_conforming_strings": "on",
-		"statement_timeout":           "0",
-		"row_security":                "off",
-		"jit":                         "off",
-		"default_tablespace":          "",
-		"lc_monetary":                 "C",
-	}
+	config.RuntimeParams = maps.Clone(sessionSettings)
 	if major, err := majorOf(s.DataDir); err != nil {
 		return nil, err
 	} else if major >= 17 {

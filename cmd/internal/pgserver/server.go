@@ -77,10 +77,10 @@ func Start(o Options) (*Server, error) {
 }
 
 // Single runs one statement on a stopped cluster, by a postgres without
-// postmaster that asks for no role.
+// postmaster that asks for no role. Settings of that role hold all the same.
 func (b Bin) Single(ctx context.Context, dataDir, database, sql string) error {
 	cmd := exec.CommandContext(ctx, b.Path("postgres"), "--single", "-D", dataDir, database)
-	cmd.Dir, cmd.Env, cmd.Stdin = "/", serverEnvironment(), strings.NewReader(sql+"\n")
+	cmd.Dir, cmd.Env, cmd.Stdin = "/", serverEnvironment(), strings.NewReader("set default_transaction_read_only = off\n"+sql+"\n")
 	out, err := cmd.CombinedOutput()
 	// It goes on after an error, and ends as if there had been none.
 	if err != nil || strings.Contains(string(out), "ERROR:  ") {

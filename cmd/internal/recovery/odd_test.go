@@ -96,7 +96,8 @@ func watch(t *testing.T, dir string) map[string]mark {
 // TestOddCluster recovers past all that could make recovery touch the original
 // machine, or wait for ever: the creation of a tablespace whose original
 // directory is there and writable, a prepared transaction that holds locks, a
-// superuser that may not log in and would load a library that is missing.
+// superuser that may not log in, nor write, and would load a library that is
+// missing.
 func TestOddCluster(t *testing.T) {
 	cluster := pgtest.New(t, pgtest.Options{Settings: map[string]string{"max_prepared_transactions": "3", "max_connections": "150"}})
 	catalog := backUp(t, cluster)
@@ -113,6 +114,7 @@ func TestOddCluster(t *testing.T) {
 		"create foreign data wrapper w; create server production foreign data wrapper w options (host 'production')",
 		"create subscription s connection 'host=production' publication p with (connect = false)",
 		"alter role current_user set session_preload_libraries = 'missing_library'",
+		"alter role current_user set default_transaction_read_only = on",
 		"alter role current_user nologin",
 		"select pg_create_restore_point('odd')",
 		"select pg_switch_wal()",
@@ -135,6 +137,9 @@ func TestOddCluster(t *testing.T) {
 	rows, err := server.Query(context.Background(), "postgres", made.Meta.Role, "select count(*), sum(a) from public.inside")
 	if err != nil || rows[0][0] != "1000" || rows[0][1] != "500500" {
 		t.Errorf("rows of the table in the tablespace: %q, %v", rows, err)
+	}
+	if _, err := server.Query(context.Background(), "postgres", made.Meta.Role, "create table public.written (a int)"); err != nil {
+		t.Errorf("pg0 itself is kept from writing: %v", err)
 	}
 	if diff := cmp.Diff(before, watch(t, location)); diff != "" {
 		t.Errorf("the server touched the original tablespace: %s", diff)
