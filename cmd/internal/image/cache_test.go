@@ -75,6 +75,11 @@ func TestLock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// What is about to be made anew is not removed under its maker.
+	finish(t, cache, "aa")
+	if err := cache.Remove("aa"); !errors.Is(err, image.ErrBusy) || !cache.Has("aa") {
+		t.Errorf("removed while its key is locked: %v", err)
+	}
 	waiting, got := make(chan struct{}), make(chan error)
 	go func() {
 		second, err := cache.Lock(ctx, "aa", func() { close(waiting) })
@@ -95,6 +100,9 @@ func TestLock(t *testing.T) {
 		t.Errorf("with a cancelled context: %v", err)
 	}
 	if err := image.Unlock(other); err != nil {
+		t.Error(err)
+	}
+	if err := cache.Remove("aa"); err != nil {
 		t.Error(err)
 	}
 	left, err := os.ReadDir(string(cache))
