@@ -24,7 +24,7 @@ import (
 )
 
 // version changes whenever equal plans would be made with other DDL.
-const version = 2
+const version = 3
 
 // Change is what the base needs for a plan: the twins, and what tells users of
 // the mix where its relations come from. Databases are all that take
@@ -91,6 +91,9 @@ type work struct {
 type facts struct {
 	owner   string // of the database
 	schemas []string
+	// silence and restore turn those event triggers off and on again that fire
+	// also in pg0's sessions: they would write what the base never held.
+	silence, restore []string
 }
 
 // do runs the DDL in one transaction.
@@ -126,14 +129,19 @@ func explain(err error) error {
 }
 
 func (w *work) ask(ctx context.Context, conn *pgx.Conn) error {
-	return conn.QueryRow(ctx, `select pg_get_userbyid(datdba), (select array_agg(nspname::text order by nspname) from pg_namespace)
-from pg_database where datname = current_database()`).Scan(&w.owner, &w.schemas)
+	return conn.QueryRow(ctx, `select pg_get_userbyid(datdba),
+	(select array_agg(nspname::text order by nspname) from pg_namespace),
+	(select array_agg(format('alter event trigger %I disable', evtname) order by evtname) from pg_event_trigger where evtenabled in ('A', 'R')),
+	(select array_agg(format('alter event trigger %I enable %s', evtname, case evtenabled when 'A' then 'always' else 'replica' end) order by evtname)
+		from pg_event_trigger where evtenabled in ('A', 'R'))
+from pg_database where datname = current_database()`).Scan(&w.owner, &w.schemas, &w.silence, &w.restore)
 }
 
 // statements gives the DDL: tables first, then what joins them, so that an
 // index of a partitioned table finds those of its partitions.
 func (w *work) statements() []string {
 	var list []string
+	list = append(list, w.silence...)
 	list = append(list, w.createSchemas()...)
 	for i := range w.twins {
 		list = append(list, createRelation(&w.twins[i])...)
@@ -153,7 +161,8 @@ func (w *work) statements() []string {
 	list = append(list, w.foreign()...)
 	list = append(list, w.comments()...)
 	list = append(list, w.invalidate()...)
-	return append(list, w.provenance()...)
+	list = append(list, w.provenance()...)
+	return append(list, w.restore...)
 }
 
 // createSchemas makes the schemas that the twins need and the base lacks.
