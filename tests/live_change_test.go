@@ -158,6 +158,16 @@ via = "fdw"
 	for _, sql := range strings.Split(mend, "; ") {
 		pgtest.Exec(t, admin, sql)
 	}
+	refused = p.Run("frankenstein", "--start", "--map", spec, mountpoint)
+	_, line, _ := strings.Cut(refused.Stderr, `by the line "`)
+	line, mend, _ = strings.Cut(line, `", and then: `)
+	if refused.Code != 4 || !strings.Contains(line, "replication") {
+		t.Fatalf("a role without a replication connection: %d %s", refused.Code, refused.Stderr)
+	}
+	if err := os.WriteFile(filepath.Join(c.Dir, "pg_hba.conf"), []byte(hba+line+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	pgtest.Exec(t, admin, mend)
 	r := p.Run("-v", "frankenstein", "--start", "--map", spec, mountpoint)
 	if r.Code != 0 {
 		t.Fatal(r.Stderr)

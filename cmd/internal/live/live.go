@@ -48,8 +48,11 @@ type Production struct {
 	Facts
 	config *pgx.ConnConfig
 	conn   *pgx.Conn // holds the backup
+	since  time.Time // when the server was started
 	relay  relay
 	log    *slog.Logger
+
+	throttle *throttle // of all that is read
 }
 
 // Facts are what the server says of itself.
@@ -99,14 +102,18 @@ func (p *Production) prepare(ctx context.Context) error {
 	if err := p.checkPrivileges(ctx); err != nil {
 		return err
 	}
+	if err := p.checkStream(ctx); err != nil {
+		return err
+	}
+	p.throttle = newThrottle(p.Rate)
 	if p.PGData == "" {
-		p.relay = &sqlRelay{p: p, throttle: newThrottle(p.Rate)}
+		p.relay = &sqlRelay{p: p, throttle: p.throttle}
 		return nil
 	}
 	if err := p.checkPGData(ctx); err != nil {
 		return err
 	}
-	p.relay = &fileRelay{dir: p.PGData, throttle: newThrottle(p.Rate)}
+	p.relay = &fileRelay{dir: p.PGData, throttle: p.throttle}
 	return nil
 }
 
@@ -210,10 +217,29 @@ func (p *Production) session(ctx context.Context, database string) (*pgx.Conn, e
 		// A session that waits must not be ended, and one whose client is gone must.
 		_, err = conn.Exec(ctx, "set idle_session_timeout = 0; set client_connection_check_interval = '2s'", pgx.QueryExecModeSimpleProtocol)
 	}
+	if err == nil {
+		err = p.same(ctx, conn)
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("source %s: %w", p.Name, err), conn.Close(ctx))
 	}
 	return conn, nil
+}
+
+// same makes sure that all sessions are with one server: a dsn may name several
+// hosts, and a name may have several addresses.
+func (p *Production) same(ctx context.Context, conn *pgx.Conn) error {
+	var since time.Time
+	if err := conn.QueryRow(ctx, "select pg_postmaster_start_time()").Scan(&since); err != nil {
+		return err
+	}
+	switch {
+	case p.since.IsZero():
+		p.since = since
+	case !p.since.Equal(since):
+		return errors.New("the server was restarted, or the dsn leads to several: give it one host")
+	}
+	return nil
 }
 
 // hint says what to do about a connection that the server refused.
