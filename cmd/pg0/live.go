@@ -78,7 +78,9 @@ func (l *liveTaker) take(ctx context.Context, spec *mapping.Spec, point string, 
 	if err != nil {
 		return moment{}, err
 	}
-	return l.moment(ctx, point, name, ref, id)
+	m, err := l.moment(ctx, point, name, ref, id)
+	m.beside = p.Beside()
+	return m, err
 }
 
 // moment makes a taken point definite.

@@ -27,6 +27,7 @@ type moment struct {
 	ref     source.Ref
 	catalog source.Catalog
 	choice  *reach.Choice
+	beside  bool // the server that it was taken of runs on this machine
 }
 
 // atOnce is how many images are made at the same time: each has a PostgreSQL.
@@ -40,7 +41,7 @@ func (g *global) ready(ctx context.Context, dir state.Dir, bindir string, moment
 	group.SetLimit(atOnce)
 	line := g.progress()
 	defer line.done()
-	maker := &recovery.Maker{State: dir, BinDir: bindir, Logger: g.logger, Progress: line.report}
+	maker := &recovery.Maker{State: dir, BinDir: bindir, Yield: besideProduction(moments), Logger: g.logger, Progress: line.report}
 	for i, m := range moments {
 		group.Go(func() (err error) {
 			images[i], err = maker.Make(ctx, m.ref, m.catalog, m.choice)
@@ -54,6 +55,12 @@ func (g *global) ready(ctx context.Context, dir state.Dir, bindir string, moment
 		return nil, errors.Join(err, closeImages(images))
 	}
 	return images, nil
+}
+
+// besideProduction says whether work on the moments competes with a server that
+// one of them was taken of.
+func besideProduction(moments []moment) bool {
+	return slices.ContainsFunc(moments, func(m moment) bool { return m.beside })
 }
 
 func closeImages(images []*image.Image) error {

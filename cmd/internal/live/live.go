@@ -200,6 +200,9 @@ func isLocal(host string) bool {
 	return strings.HasPrefix(host, "/") || strings.HasPrefix(host, "@") || host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
+// Beside says whether the server runs on this machine.
+func (p *Production) Beside() bool { return p.PGData != "" || isLocal(p.config.Host) }
+
 // session opens a connection to a database of the server.
 func (p *Production) session(ctx context.Context, database string) (*pgx.Conn, error) {
 	config := p.config.Copy()

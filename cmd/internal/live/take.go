@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fukanchik/pg0"
+	"github.com/fukanchik/pg0/cmd/internal/proc"
 	"github.com/fukanchik/pg0/livepg"
 )
 
@@ -313,6 +314,9 @@ func (t *taker) copy(ctx context.Context, s *survey, files []piece) error {
 	results := make(chan result, len(files))
 	for worker := range max(t.p.Connections, 1) {
 		group.Go(func() error {
+			if err := t.yield(); err != nil {
+				return err
+			}
 			for one := range queue {
 				n, err := t.p.relay.copy(ctx, worker, one.name, t.local(one.name), t.advance)
 				if errors.Is(err, fs.ErrNotExist) {
@@ -337,6 +341,14 @@ func (t *taker) copy(ctx context.Context, s *survey, files []piece) error {
 		}
 	}
 	return nil
+}
+
+// yield keeps a goroutine that reads beside the server from being in its way.
+func (t *taker) yield() error {
+	if !t.p.Beside() {
+		return nil
+	}
+	return proc.YieldThread()
 }
 
 func (t *taker) advance(n int64) { t.progress(t.done.Add(n), max(t.total.Load(), t.done.Load())) }

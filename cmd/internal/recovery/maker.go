@@ -35,10 +35,22 @@ type Maker struct {
 	BinDir   string   // --pg-bindir
 	Preload  []string // libraries that the server cannot do without
 	Program  string   // pg0 itself, for restore_command; empty: the running program
+	Yield    bool     // leave CPU and disk to all others on this machine
 	Logger   *slog.Logger
 	Progress func(Progress) // may be nil; calls do not overlap
 
 	reporting sync.Mutex
+}
+
+// yield lowers the priority of a process. One that cannot be lowered works all
+// the same.
+func (m *Maker) yield(process proc.ID) {
+	if !m.Yield {
+		return
+	}
+	if err := process.Yield(); err != nil {
+		m.Logger.Warn("priority cannot be lowered", "pid", process.PID, "error", err)
+	}
 }
 
 // cache is where the images are.
