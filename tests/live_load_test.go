@@ -197,7 +197,7 @@ func (l *load) round(t *testing.T, p *program.Program, spec string, n int) {
 	l.total.making.add(one.making)
 	fmt.Printf("live-load: take %d: %.1f s, image %.1f s: %s\n", n+1, copied.Sub(taking).Seconds(), taken.Sub(copied).Seconds(), one)
 	checkBalances(t, p, mountpoint)
-	amcheck(t, p, mountpoint)
+	amcheckDatabase(t, p, mountpoint, "shop", "-t", "pgbench_*")
 	p.Must("umount", mountpoint)
 	p.Must("images", "prune")
 }
