@@ -12,15 +12,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/fukanchik/pg0"
 	"github.com/fukanchik/pg0/cmd/internal/exit"
@@ -127,77 +124,6 @@ func (p *Production) Close() error {
 		err = p.relay.close(ctx)
 	}
 	return errors.Join(err, p.conn.Close(ctx))
-}
-
-// config reads the DSN, and what libpq's environment and files add to it.
-func (s Source) config(ctx context.Context) (*pgx.ConnConfig, error) {
-	config, err := pgx.ParseConfig(s.DSN)
-	if err != nil {
-		return nil, exit.Error(exit.Usage, fmt.Errorf("source %s: dsn: %w", s.Name, hideDSN(err)))
-	}
-	if s.PasswordCommand != "" {
-		if config.Password, err = s.password(ctx); err != nil {
-			return nil, err
-		}
-	}
-	s.encrypt(config)
-	config.ConnectTimeout = connectTimeout
-	config.DefaultQueryExecMode = pgx.QueryExecModeExec
-	for name, value := range map[string]string{
-		"application_name": "pg0", "search_path": "pg_catalog", "client_encoding": "UTF8", "datestyle": "ISO, MDY",
-		"timezone": "UTC", "lock_timeout": "5s", "statement_timeout": "60s", "default_transaction_read_only": "on",
-	} {
-		config.RuntimeParams[name] = value
-	}
-	return config, nil
-}
-
-// hideDSN takes the text of a DSN out of an error: it may hold a password.
-func hideDSN(err error) error {
-	var parse *pgconn.ParseConfigError
-	if errors.As(err, &parse) {
-		if inner := errors.Unwrap(parse); inner != nil {
-			return fmt.Errorf("it cannot be read: %w", inner)
-		}
-		return errors.New("it is neither a URI nor a list of keyword=value")
-	}
-	return err
-}
-
-// password runs the command. Its output never appears in an error.
-func (s Source) password(ctx context.Context) (string, error) {
-	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", s.PasswordCommand)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("source %s: password_command: %w", s.Name, err)
-	}
-	line, _, _ := strings.Cut(string(out), "\n")
-	if line == "" {
-		return "", fmt.Errorf("source %s: password_command printed nothing", s.Name)
-	}
-	return line, nil
-}
-
-// encrypt keeps a connection to another machine from falling back to plain
-// text, unless the DSN or PGSSLMODE says how it is to be.
-func (s Source) encrypt(config *pgx.ConnConfig) {
-	if strings.Contains(s.DSN, "sslmode") || os.Getenv("PGSSLMODE") != "" {
-		return
-	}
-	kept := config.Fallbacks[:0]
-	for _, f := range config.Fallbacks {
-		if f.TLSConfig != nil || isLocal(f.Host) {
-			kept = append(kept, f)
-		}
-	}
-	config.Fallbacks = kept
-}
-
-// isLocal says whether a connection stays on this machine.
-func isLocal(host string) bool {
-	ip := net.ParseIP(host)
-	return strings.HasPrefix(host, "/") || strings.HasPrefix(host, "@") || host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // Beside says whether the server runs on this machine.
