@@ -41,6 +41,8 @@ type liveTaker struct {
 	*global
 	dir state.Dir
 	yes bool // read as much as it takes without asking
+
+	read int64 // bytes that the command reads of running servers
 }
 
 // like is the cluster that a live point has to be of; the zero value is any.
@@ -70,7 +72,7 @@ func (l *liveTaker) take(ctx context.Context, spec *mapping.Spec, point string, 
 	if err != nil {
 		return moment{}, err
 	}
-	if err := l.confirm(p, point, estimate); err != nil {
+	if err := l.confirm(ctx, p, point, estimate); err != nil {
 		return moment{}, err
 	}
 	ref := source.Ref{Format: "live", Path: p.Directory(string(l.dir))}
@@ -168,7 +170,7 @@ func (as like) check(p *live.Production) error {
 }
 
 // confirm says what will be read, and asks if that is much.
-func (l *liveTaker) confirm(p *live.Production, point string, e live.Estimate) error {
+func (l *liveTaker) confirm(ctx context.Context, p *live.Production, point string, e live.Estimate) error {
 	text := fmt.Sprintf("point %s: reads %s in %d files of %s", point, mapping.Size(e.Bytes), e.Files, p.Where)
 	if p.Rate > 0 {
 		text += fmt.Sprintf(", %s at %s/s", e.Time, mapping.Size(p.Rate))
@@ -185,20 +187,28 @@ func (l *liveTaker) confirm(p *live.Production, point string, e live.Estimate) e
 	} else if _, err := fmt.Fprintln(l.stderr, "pg0:", text); err != nil {
 		return err
 	}
-	if e.Bytes <= confirmFrom || l.yes {
+	if l.read += e.Bytes; l.read <= confirmFrom || l.yes {
 		return nil
 	}
-	return l.askUser(point)
+	return l.askUser(ctx, point)
 }
 
-func (l *liveTaker) askUser(point string) error {
+func (l *liveTaker) askUser(ctx context.Context, point string) error {
 	if !term.IsTerminal(int(os.Stdin.Fd())) {
-		return exit.Error(exit.Refused, fmt.Errorf("point %s: reading more than %s of a running server has to be confirmed: give --yes", point, mapping.Size(confirmFrom)))
+		return exit.Error(exit.Refused, fmt.Errorf("point %s: reading more than 1 GB of a running server has to be confirmed: give --yes", point))
 	}
 	fmt.Fprint(l.stderr, "pg0: go on? [y/N] ")
-	answer, err := bufio.NewReader(os.Stdin).ReadString('\n')
-	if err == nil && strings.EqualFold(strings.TrimSpace(answer), "y") {
-		return nil
+	answer := make(chan string, 1)
+	go func() {
+		line, _ := bufio.NewReader(os.Stdin).ReadString('\n')
+		answer <- line
+	}()
+	select {
+	case line := <-answer:
+		if strings.EqualFold(strings.TrimSpace(line), "y") {
+			return nil
+		}
+	case <-ctx.Done(): // reading does not end with it
 	}
 	return exit.Error(exit.Interrupted, fmt.Errorf("point %s: not confirmed, nothing was read", point))
 }
