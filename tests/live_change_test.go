@@ -243,7 +243,12 @@ point = "base"
 	if got := fmt.Sprint(pgtest.Query(t, p.Connect(mountpoint, "postgres"), "select count(*) from t")); got != "[[20000]]" {
 		t.Error(got)
 	}
-	left, err := filepath.Glob(filepath.Join(p.State, "pg0", "live", "*", "*.tmp"))
+	if list := p.Must("images"); !strings.Contains(list, "  live  ") || strings.Count(list, "\n") != 3 {
+		t.Errorf("images: %s", list)
+	}
+	p.Must("umount", mountpoint)
+	p.Must("images", "prune")
+	left, err := filepath.Glob(filepath.Join(p.State, "pg0", "live", "*", "*"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}

@@ -16,7 +16,6 @@ import (
 
 	"github.com/fukanchik/pg0/cmd/internal/adopt"
 	"github.com/fukanchik/pg0/cmd/internal/exit"
-	"github.com/fukanchik/pg0/cmd/internal/image"
 	"github.com/fukanchik/pg0/cmd/internal/live"
 	"github.com/fukanchik/pg0/cmd/internal/reach"
 	"github.com/fukanchik/pg0/cmd/internal/recovery"
@@ -76,12 +75,12 @@ func (l *liveTaker) take(ctx context.Context, spec *mapping.Spec, point string, 
 		return moment{}, err
 	}
 	ref := source.Ref{Format: "live", Path: p.Directory(string(l.dir))}
-	id, err := l.copy(ctx, p, want, ref, point)
+	taken, err := l.copy(ctx, p, want, ref, point)
 	if err != nil {
 		return moment{}, err
 	}
-	m, err := l.moment(ctx, point, name, ref, id)
-	m.beside = p.Beside()
+	m, err := l.moment(ctx, point, name, ref, taken.ID)
+	m.taken, m.beside = taken, p.Beside()
 	return m, err
 }
 
@@ -97,13 +96,13 @@ func (l *liveTaker) moment(ctx context.Context, point, name string, ref source.R
 }
 
 // copy takes the point, after it has removed those that nothing needs.
-func (l *liveTaker) copy(ctx context.Context, p *live.Production, want live.Selection, ref source.Ref, point string) (string, error) {
+func (l *liveTaker) copy(ctx context.Context, p *live.Production, want live.Selection, ref source.Ref, point string) (*livepg.Taking, error) {
+	if err := l.removeTakes(ctx, l.dir); err != nil {
+		return nil, err
+	}
 	catalog, err := livepg.Open(ref.Path)
 	if err != nil {
-		return "", err
-	}
-	if err := l.removeUnused(ctx, catalog); err != nil {
-		return "", err
+		return nil, err
 	}
 	line := l.progress()
 	defer line.done()
@@ -123,36 +122,6 @@ func copied(point string, done, total int64, took time.Duration) recovery.Progre
 		r.Left = math.Round(float64(total-done) / r.Rate)
 	}
 	return r
-}
-
-// unusedAge keeps points whose image may just be about to be made.
-const unusedAge = time.Hour
-
-// removeUnused removes points of the server that no image was made of, or whose
-// images have been removed.
-func (l *liveTaker) removeUnused(ctx context.Context, catalog *livepg.Catalog) error {
-	entries, err := image.Cache(l.dir.Images()).List(nil)
-	if err != nil {
-		return err
-	}
-	used := map[string]bool{}
-	for _, entry := range entries {
-		if entry.Source.Path == catalog.Dir() {
-			used[entry.Choice.Backup.ID] = true
-		}
-	}
-	points, err := catalog.Points(ctx)
-	if err != nil {
-		return err
-	}
-	for _, info := range points {
-		if !used[info.ID] && time.Since(info.EndTime) > unusedAge {
-			if err := catalog.Remove(info.ID); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // check refuses a server that is not of the cluster that the mix is of, before

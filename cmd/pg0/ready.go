@@ -27,7 +27,19 @@ type moment struct {
 	ref     source.Ref
 	catalog source.Catalog
 	choice  *reach.Choice
-	beside  bool // the server that it was taken of runs on this machine
+
+	// Of a running server: what was taken of it, and whether it runs here.
+	taken  *livepg.Taking
+	beside bool
+}
+
+// release lets what was taken of a running server go with its image.
+func release(moments []moment) {
+	for _, m := range moments {
+		if m.taken != nil {
+			_ = m.taken.Release()
+		}
+	}
 }
 
 // atOnce is how many images are made at the same time: each has a PostgreSQL.
@@ -39,6 +51,7 @@ func (g *global) ready(ctx context.Context, dir state.Dir, bindir string, moment
 	images := make([]*image.Image, len(moments))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(atOnce)
+	defer release(moments)
 	line := g.progress()
 	defer line.done()
 	maker := &recovery.Maker{State: dir, BinDir: bindir, Yield: besideProduction(moments), Logger: g.logger, Progress: line.report}

@@ -54,32 +54,32 @@ const attempts = 3
 // errMoved says that relations have files that were not taken.
 var errMoved = errors.New("relations got new files while the backup ended")
 
-// Take takes a point and returns its id in the catalog. Nobody sees it before
-// it is complete. progress gets bytes done and to do.
-func (p *Production) Take(ctx context.Context, want Selection, catalog *livepg.Catalog, progress func(done, total int64)) (string, error) {
+// Take takes a point, to be released by the caller. Nobody sees it before it is
+// complete. progress gets bytes done and to do.
+func (p *Production) Take(ctx context.Context, want Selection, catalog *livepg.Catalog, progress func(done, total int64)) (*livepg.Taking, error) {
 	for n := 1; ; n++ {
-		id, err := p.takeOnce(ctx, want, catalog, progress)
+		taken, err := p.takeOnce(ctx, want, catalog, progress)
 		if !errors.Is(err, errMoved) || n == attempts {
 			if err != nil {
 				err = fmt.Errorf("source %s: %w", p.Name, err)
 			}
-			return id, err
+			return taken, err
 		}
 		p.log.Info("taking the live point again", "source", p.Name, "reason", err)
 	}
 }
 
-func (p *Production) takeOnce(ctx context.Context, want Selection, catalog *livepg.Catalog, progress func(done, total int64)) (string, error) {
+func (p *Production) takeOnce(ctx context.Context, want Selection, catalog *livepg.Catalog, progress func(done, total int64)) (*livepg.Taking, error) {
 	taking, err := catalog.Begin(time.Now())
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	t := &taker{p: p, Taking: taking, want: want, progress: progress, taken: map[string]int64{}, held: map[string]bool{}}
 	record, err := t.run(ctx)
 	if err != nil {
-		return "", errors.Join(err, taking.Abandon())
+		return nil, errors.Join(err, taking.Abandon())
 	}
-	return taking.ID, taking.Finish(record)
+	return taking, taking.Finish(record)
 }
 
 // A taker takes one point.
