@@ -73,6 +73,7 @@ const quiet = 6 * time.Second
 
 // A load is pgbench, and what it has said of each second.
 type load struct {
+	c      *pgtest.Cluster
 	cmd    *exec.Cmd
 	stderr bytes.Buffer
 	total  phases
@@ -95,7 +96,7 @@ func startLoad(t *testing.T, c *pgtest.Cluster, tps int) *load {
 	if tps > 0 {
 		args = append(args, "-R", fmt.Sprint(tps))
 	}
-	l := &load{cmd: c.Command("pgbench", append(args, "shop")...), read: make(chan struct{})}
+	l := &load{c: c, cmd: c.Command("pgbench", append(args, "shop")...), read: make(chan struct{})}
 	l.cmd.SysProcAttr.Setsid = true // as on another machine, and as a server's clients are
 	out, err := l.cmd.StderrPipe()
 	if err != nil {
@@ -128,11 +129,11 @@ func (l *load) line(text string) {
 // end stops pgbench, which must not have failed by then.
 func (l *load) end(t *testing.T) {
 	t.Helper()
-	if err := l.cmd.Process.Signal(syscall.SIGINT); err != nil {
+	if err := l.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Error(err)
 	}
 	<-l.read
-	_ = l.cmd.Wait() // interrupted
+	_ = l.cmd.Wait() // it was told to end
 	for _, said := range []string{"ERROR", "FATAL", "aborted", "could not"} {
 		if strings.Contains(l.stderr.String(), said) {
 			t.Errorf("pgbench: %s", l.stderr.String())
@@ -184,6 +185,7 @@ func (p phases) String() string {
 // round takes a point and checks it, pgbench running all the while.
 func (l *load) round(t *testing.T, p *program.Program, spec string, n int) {
 	t.Helper()
+	l.c.Exec("postgres", "checkpoint") // a take begins with one too
 	begin := time.Now()
 	time.Sleep(quiet)
 	taking := time.Now()

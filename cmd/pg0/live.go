@@ -40,6 +40,7 @@ type liveTaker struct {
 	*global
 	dir state.Dir
 	yes bool // read as much as it takes without asking
+	dry bool // nothing will be mounted
 
 	read int64 // bytes that the command reads of running servers
 }
@@ -147,6 +148,9 @@ func (l *liveTaker) confirm(ctx context.Context, p *live.Production, point strin
 		text += ", as fast as it goes (rate is not set)"
 	}
 	text += ", between a checkpoint and a switch of the WAL segment there"
+	if l.dry {
+		text += "; the plan needs it, although nothing will be mounted"
+	}
 	if l.json {
 		if err := json.NewEncoder(l.stderr).Encode(map[string]any{"live": map[string]any{
 			"point": point, "server": p.Where, "bytes": e.Bytes, "files": e.Files, "seconds": e.Time.Seconds(),
