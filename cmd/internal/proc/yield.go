@@ -14,6 +14,9 @@ import (
 
 const (
 	lowestNice = 19
+	// Of a session: a tenth of the weight of others. With the lowest, work beside
+	// a busy server would hardly end.
+	sessionNice = 10
 	// Of linux/ioprio.h: the class whose requests wait for all others.
 	ioprioWhoProcess = 1
 	ioprioIdle       = 3 << 13
@@ -54,7 +57,7 @@ const (
 
 func (p ID) yieldSession() (err error) {
 	for range sessionAttempts {
-		err = os.WriteFile(fmt.Sprintf("/proc/%d/autogroup", p.PID), []byte(strconv.Itoa(lowestNice)), 0)
+		err = os.WriteFile(fmt.Sprintf("/proc/%d/autogroup", p.PID), []byte(strconv.Itoa(sessionNice)), 0)
 		if !errors.Is(err, unix.EAGAIN) {
 			break
 		}
