@@ -69,7 +69,7 @@ take = ["shop.public.pgbench_*"]
 }
 
 // quiet is how long pgbench runs alone before each take.
-const quiet = 6 * time.Second
+const quiet = 10 * time.Second
 
 // A load is pgbench, and what it has said of each second.
 type load struct {

@@ -182,6 +182,7 @@ func (s *stream) wal(ctx context.Context, at uint64, data []byte) error {
 		if _, err := s.file.WriteAt(part, int64(offset)); err != nil {
 			return err
 		}
+		writeOut(s.file, int64(offset), len(part))
 		at, data = at+uint64(len(part)), data[len(part):]
 	}
 	s.written.Store(at)

@@ -53,6 +53,16 @@ func (m *Maker) yield(process proc.ID) {
 	}
 }
 
+// yieldThread does that for the calling goroutine.
+func (m *Maker) yieldThread() {
+	if !m.Yield {
+		return
+	}
+	if err := proc.YieldThread(); err != nil {
+		m.Logger.Warn("priority of a thread cannot be lowered", "error", err)
+	}
+}
+
 // cache is where the images are.
 func (m *Maker) cache() image.Cache { return image.Cache(m.State.Images()) }
 
