@@ -1,6 +1,6 @@
 # pg0: make demo shows the main job, make test proves it. Both install what
 # they need first (make deps), as root with the system's package manager.
-.PHONY: build deps lint test demo fuzz regress bench-proxy clean
+.PHONY: build deps lint test demo fuzz regress live-load bench-proxy clean
 
 build:
 	go build -o bin/pg0 ./cmd/pg0
@@ -28,6 +28,10 @@ bench-proxy: deps build
 # PostgreSQL's own regression suite on a mount and on a native directory.
 regress: deps build
 	scripts/regress.sh
+
+# A production under pgbench while live points are taken of it.
+live-load: deps build
+	scripts/live-load.sh
 
 clean:
 	rm -rf bin .deps

@@ -141,6 +141,33 @@ func TestBegin(t *testing.T) {
 	}
 }
 
+// TestRemove leaves a point alone whose maker may be about to use it.
+func TestRemove(t *testing.T) {
+	c, _ := taken(t)
+	taking, err := c.Begin(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := taking.Finish(&livepg.Record{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Remove(taking.ID); !errors.Is(err, livepg.ErrBusy) {
+		t.Errorf("while its maker runs: %v", err)
+	}
+	if err := taking.Release(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Remove(taking.ID); err != nil {
+		t.Error(err)
+	}
+	if points, err := c.Points(context.Background()); err != nil || len(points) != 1 {
+		t.Errorf("%v, %v", points, err)
+	}
+	if err := c.Remove(taking.ID); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("again: %v", err)
+	}
+}
+
 // FuzzRecord reads damaged records.
 func FuzzRecord(f *testing.F) {
 	f.Add([]byte(`{"id":"X","partial":true,"hollow":["base/5/1"],"files":{"a":1}}`))

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # PostgreSQL's own regression suite, from Debian's source package, on a mount
 # of a hot backup, on a native directory and through the proxy; then the database that the suite
-# leaves as a catalog, with every table adopted. Not part of make test.
+# leaves as a catalog, with every table adopted, and as a live source. Not part of make test.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

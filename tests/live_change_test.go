@@ -60,14 +60,14 @@ func TestMountLiveRewritten(t *testing.T) {
 	c := pgtest.New(t, pgtest.Options{})
 	c.Start()
 	c.Exec("postgres", "create database shop")
-	c.Exec("shop", `create table fixed(n int); create table a(n int, t text); create table b(n int primary key, m int); create table filler(t text);
+	c.Exec("shop", `create table fixed(n int); create table a(n int, t text); create table b(n int primary key, m int); create table c(n int); create table filler(t text);
 insert into filler select repeat(md5(i::text), 50) from generate_series(1, 5000) i;
 insert into a select 0, repeat('x', 3000) from generate_series(1, 200); insert into b select i, 0 from generate_series(1, 200) i`)
 	for _, transport := range transports {
 		t.Run(transport, func(t *testing.T) {
 			loop(t, c, "shop",
 				"begin; truncate a, b; insert into a select $n, repeat('x', 3000) from generate_series(1, 200); insert into b select i, $n from generate_series(1, 200) i; commit",
-				"vacuum full a", "reindex table b", "vacuum full pg_class", "create table passing$n as select 1 as n; drop table passing$n", "select pg_sleep(0.03)")
+				"vacuum full a", "insert into c select i from generate_series(1, 20000) i", "reindex table b", "delete from c", "vacuum c", "vacuum full pg_class", "create table passing$n as select 1 as n; drop table passing$n", "select pg_sleep(0.03)")
 			spec := writeSpec(t, liveSource(c, transport, `rate = "10MB/s"`), twoTables)
 			p := program.New(t)
 			mountpoint := p.Mountpoint()
@@ -76,6 +76,10 @@ insert into a select 0, repeat('x', 3000) from generate_series(1, 200); insert i
 			got := pgtest.Query(t, conn, `select count(*), min(n) = max(n), (select count(*) from b), min(n) = (select min(m) from b), max(n) = (select max(m) from b) from a`)
 			if text := fmt.Sprint(got); text != "[[200 t 200 t t]]" {
 				t.Errorf("a and b are not of one moment: %s", text)
+			}
+			// Vacuum gives the pages of c back, and the next rows make new ones.
+			if rows := fmt.Sprint(pgtest.Query(t, conn, "select count(*) from c")); rows != "[[0]]" && rows != "[[20000]]" {
+				t.Errorf("c has %s rows", rows)
 			}
 			pgtest.Exec(t, conn, "create extension amcheck; select bt_index_check('b_pkey', true)")
 		})
@@ -158,6 +162,16 @@ via = "fdw"
 	for _, sql := range strings.Split(mend, "; ") {
 		pgtest.Exec(t, admin, sql)
 	}
+	refused = p.Run("frankenstein", "--start", "--map", spec, mountpoint)
+	_, line, _ := strings.Cut(refused.Stderr, `by the line "`)
+	line, mend, _ = strings.Cut(line, `", and then: `)
+	if refused.Code != 4 || !strings.Contains(line, "replication") {
+		t.Fatalf("a role without a replication connection: %d %s", refused.Code, refused.Stderr)
+	}
+	if err := os.WriteFile(filepath.Join(c.Dir, "pg_hba.conf"), []byte(hba+line+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	pgtest.Exec(t, admin, mend)
 	r := p.Run("-v", "frankenstein", "--start", "--map", spec, mountpoint)
 	if r.Code != 0 {
 		t.Fatal(r.Stderr)
@@ -233,7 +247,12 @@ point = "base"
 	if got := fmt.Sprint(pgtest.Query(t, p.Connect(mountpoint, "postgres"), "select count(*) from t")); got != "[[20000]]" {
 		t.Error(got)
 	}
-	left, err := filepath.Glob(filepath.Join(p.State, "pg0", "live", "*", "*.tmp"))
+	if list := p.Must("images"); !strings.Contains(list, "  live  ") || strings.Count(list, "\n") != 3 {
+		t.Errorf("images: %s", list)
+	}
+	p.Must("umount", mountpoint)
+	p.Must("images", "prune")
+	left, err := filepath.Glob(filepath.Join(p.State, "pg0", "live", "*", "*"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}

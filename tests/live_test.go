@@ -21,7 +21,11 @@ var transports = []string{"pgdata", "sql"}
 
 // liveSource writes a source of a mapping file for a cluster.
 func liveSource(c *pgtest.Cluster, transport string, more ...string) string {
-	text := fmt.Sprintf("[sources.prod]\nformat = \"live\"\ndsn = \"host=%s port=5432 user=postgres dbname=postgres\"\n", c.SocketDir)
+	dsn := fmt.Sprintf("postgresql://postgres@/postgres?host=%s&port=5432", c.SocketDir)
+	if transport == "pgdata" {
+		dsn = fmt.Sprintf("host=%s port=5432 user=postgres dbname=postgres", c.SocketDir)
+	}
+	text := fmt.Sprintf("[sources.prod]\nformat = \"live\"\ndsn = %q\n", dsn)
 	if transport == "pgdata" {
 		text += fmt.Sprintf("pgdata = %q\n", c.Dir)
 	}
@@ -228,7 +232,11 @@ func TestMountLiveRefresh(t *testing.T) {
 	c.Start()
 	c.Exec("postgres", "create database shop")
 	c.Exec("shop", "create table t as select 1 as n")
-	spec := writeSpec(t, liveSource(c, "sql"), `[points]
+	services := filepath.Join(t.TempDir(), "services")
+	if err := os.WriteFile(services, []byte("[production]\nhost="+c.SocketDir+"\nport=5432\nuser=postgres\ndbname=postgres\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	spec := writeSpec(t, "[sources.prod]\nformat = \"live\"\ndsn = \"service=production\"\n", `[points]
 old = { source = "prod", at = "now" }
 prod = { source = "prod", at = "now" }
 [base]
@@ -245,6 +253,7 @@ via = "fdw"
 writable = true
 `)
 	p := program.New(t)
+	p.Env = append(p.Env, "PGSERVICEFILE="+services)
 	mountpoint := p.Mountpoint()
 	p.Must("frankenstein", "--start", "--map", spec, mountpoint)
 	c.Exec("shop", "insert into t values (2)")

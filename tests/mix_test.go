@@ -213,11 +213,11 @@ func amcheck(t *testing.T, pg0 *program.Program, mountpoint string) {
 	amcheckDatabase(t, pg0, mountpoint, "shop")
 }
 
-func amcheckDatabase(t *testing.T, pg0 *program.Program, mountpoint, database string) {
+func amcheckDatabase(t *testing.T, pg0 *program.Program, mountpoint, database string, more ...string) {
 	t.Helper()
 	s := pg0.Status(mountpoint).Server
-	out, err := exec.Command("/usr/lib/postgresql/15/bin/pg_amcheck", "-h", s.SocketDir, "-p", fmt.Sprint(s.Port), "-U", s.Role,
-		"--install-missing", "--heapallindexed", "-d", database).CombinedOutput()
+	args := []string{"-h", s.SocketDir, "-p", fmt.Sprint(s.Port), "-U", s.Role, "--install-missing", "--heapallindexed", "-d", database}
+	out, err := exec.Command("/usr/lib/postgresql/15/bin/pg_amcheck", append(args, more...)...).CombinedOutput()
 	if err != nil {
 		t.Errorf("pg_amcheck: %v\n%s", err, out)
 	}

@@ -178,7 +178,7 @@ func (c *frankensteinCmd) moments(ctx context.Context, dir state.Dir, spec *mapp
 			as = like{m.catalog.SystemID(), m.choice.Backup.Version, name}
 		}
 	}
-	taker := &liveTaker{global: c.global, dir: dir, yes: c.yes}
+	taker := &liveTaker{global: c.global, dir: dir, yes: c.yes, dry: c.dryRun}
 	for i, name := range names {
 		if !spec.IsLive(name) {
 			continue

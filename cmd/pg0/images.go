@@ -15,6 +15,7 @@ import (
 	"github.com/fukanchik/pg0/cmd/internal/image"
 	"github.com/fukanchik/pg0/cmd/internal/recovery"
 	"github.com/fukanchik/pg0/cmd/internal/state"
+	"github.com/fukanchik/pg0/livepg"
 	"github.com/fukanchik/pg0/mapping"
 )
 
@@ -41,7 +42,7 @@ func imagesRemoveCommand(g *global) *cobra.Command {
 		Use:   "remove KEY...",
 		Short: "Remove images; the beginning of a key is enough",
 		Args:  usage(cobra.MinimumNArgs(1)),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			entries, err := g.images()
 			if err != nil {
 				return err
@@ -62,7 +63,7 @@ func imagesRemoveCommand(g *global) *cobra.Command {
 					return err
 				}
 			}
-			return nil
+			return g.removeTakes(cmd.Context(), state.Dir(g.stateDir))
 		},
 	}
 }
@@ -176,7 +177,7 @@ func (g *global) pruneImages(ctx context.Context, age time.Duration) error {
 			return err
 		}
 	}
-	return nil
+	return g.removeTakes(ctx, state.Dir(g.stateDir))
 }
 
 // neededByOthers are the keys of images that stay, and of those they stand on.
@@ -209,7 +210,7 @@ func (g *global) listImages() error {
 	fmt.Fprintln(table, "KEY\tBACKUP\tPOINT\tRECOVERED TO\tSIZE\tLAST USE\tUSERS")
 	for _, e := range entries {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", e.Key, e.Choice.Backup.ID, describeImage(e),
-			describeEnd(e), mapping.Size(e.Bytes), e.LastUse.UTC().Format(time.DateTime), describeUsers(e))
+			describeEnd(e), describeSize(e), e.LastUse.UTC().Format(time.DateTime), describeUsers(e))
 	}
 	return table.Flush()
 }
@@ -221,9 +222,25 @@ func describeImage(e image.Entry) string {
 	case e.Damaged != "":
 		return "damaged: " + e.Damaged
 	case e.Derived != "":
-		return e.Choice.Target.String() + ", " + e.Derived
+		return describePoint(e) + ", " + e.Derived
+	}
+	return describePoint(e)
+}
+
+func describePoint(e image.Entry) string {
+	if e.Choice.Backup.Mode == livepg.Mode {
+		return "live"
 	}
 	return e.Choice.Target.String()
+}
+
+// describeSize adds what was copied of a running server: it goes with the image
+// made of it.
+func describeSize(e image.Entry) string {
+	if e.Choice.Backup.Mode == livepg.Mode && e.Derived == "" {
+		return mapping.Size(e.Bytes) + " + " + mapping.Size(e.Choice.Backup.Bytes)
+	}
+	return mapping.Size(e.Bytes)
 }
 
 func describeEnd(e image.Entry) string {

@@ -16,7 +16,6 @@ import (
 
 	"github.com/fukanchik/pg0/cmd/internal/adopt"
 	"github.com/fukanchik/pg0/cmd/internal/exit"
-	"github.com/fukanchik/pg0/cmd/internal/image"
 	"github.com/fukanchik/pg0/cmd/internal/live"
 	"github.com/fukanchik/pg0/cmd/internal/reach"
 	"github.com/fukanchik/pg0/cmd/internal/recovery"
@@ -41,6 +40,9 @@ type liveTaker struct {
 	*global
 	dir state.Dir
 	yes bool // read as much as it takes without asking
+	dry bool // nothing will be mounted
+
+	read int64 // bytes that the command reads of running servers
 }
 
 // like is the cluster that a live point has to be of; the zero value is any.
@@ -70,15 +72,17 @@ func (l *liveTaker) take(ctx context.Context, spec *mapping.Spec, point string, 
 	if err != nil {
 		return moment{}, err
 	}
-	if err := l.confirm(p, point, estimate); err != nil {
+	if err := l.confirm(ctx, p, point, estimate); err != nil {
 		return moment{}, err
 	}
 	ref := source.Ref{Format: "live", Path: p.Directory(string(l.dir))}
-	id, err := l.copy(ctx, p, want, ref, point)
+	taken, err := l.copy(ctx, p, want, ref, point)
 	if err != nil {
 		return moment{}, err
 	}
-	return l.moment(ctx, point, name, ref, id)
+	m, err := l.moment(ctx, point, name, ref, taken.ID)
+	m.taken, m.beside = taken, p.Beside()
+	return m, err
 }
 
 // moment makes a taken point definite.
@@ -93,13 +97,13 @@ func (l *liveTaker) moment(ctx context.Context, point, name string, ref source.R
 }
 
 // copy takes the point, after it has removed those that nothing needs.
-func (l *liveTaker) copy(ctx context.Context, p *live.Production, want live.Selection, ref source.Ref, point string) (string, error) {
+func (l *liveTaker) copy(ctx context.Context, p *live.Production, want live.Selection, ref source.Ref, point string) (*livepg.Taking, error) {
+	if err := l.removeTakes(ctx, l.dir); err != nil {
+		return nil, err
+	}
 	catalog, err := livepg.Open(ref.Path)
 	if err != nil {
-		return "", err
-	}
-	if err := l.removeUnused(ctx, catalog); err != nil {
-		return "", err
+		return nil, err
 	}
 	line := l.progress()
 	defer line.done()
@@ -121,36 +125,6 @@ func copied(point string, done, total int64, took time.Duration) recovery.Progre
 	return r
 }
 
-// unusedAge keeps points whose image may just be about to be made.
-const unusedAge = time.Hour
-
-// removeUnused removes points of the server that no image was made of, or whose
-// images have been removed.
-func (l *liveTaker) removeUnused(ctx context.Context, catalog *livepg.Catalog) error {
-	entries, err := image.Cache(l.dir.Images()).List(nil)
-	if err != nil {
-		return err
-	}
-	used := map[string]bool{}
-	for _, entry := range entries {
-		if entry.Source.Path == catalog.Dir() {
-			used[entry.Choice.Backup.ID] = true
-		}
-	}
-	points, err := catalog.Points(ctx)
-	if err != nil {
-		return err
-	}
-	for _, info := range points {
-		if !used[info.ID] && time.Since(info.EndTime) > unusedAge {
-			if err := catalog.Remove(info.ID); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
 // check refuses a server that is not of the cluster that the mix is of, before
 // anything is read.
 func (as like) check(p *live.Production) error {
@@ -166,7 +140,7 @@ func (as like) check(p *live.Production) error {
 }
 
 // confirm says what will be read, and asks if that is much.
-func (l *liveTaker) confirm(p *live.Production, point string, e live.Estimate) error {
+func (l *liveTaker) confirm(ctx context.Context, p *live.Production, point string, e live.Estimate) error {
 	text := fmt.Sprintf("point %s: reads %s in %d files of %s", point, mapping.Size(e.Bytes), e.Files, p.Where)
 	if p.Rate > 0 {
 		text += fmt.Sprintf(", %s at %s/s", e.Time, mapping.Size(p.Rate))
@@ -174,6 +148,9 @@ func (l *liveTaker) confirm(p *live.Production, point string, e live.Estimate) e
 		text += ", as fast as it goes (rate is not set)"
 	}
 	text += ", between a checkpoint and a switch of the WAL segment there"
+	if l.dry {
+		text += "; the plan needs it, although nothing will be mounted"
+	}
 	if l.json {
 		if err := json.NewEncoder(l.stderr).Encode(map[string]any{"live": map[string]any{
 			"point": point, "server": p.Where, "bytes": e.Bytes, "files": e.Files, "seconds": e.Time.Seconds(),
@@ -183,20 +160,28 @@ func (l *liveTaker) confirm(p *live.Production, point string, e live.Estimate) e
 	} else if _, err := fmt.Fprintln(l.stderr, "pg0:", text); err != nil {
 		return err
 	}
-	if e.Bytes <= confirmFrom || l.yes {
+	if l.read += e.Bytes; l.read <= confirmFrom || l.yes {
 		return nil
 	}
-	return l.askUser(point)
+	return l.askUser(ctx, point)
 }
 
-func (l *liveTaker) askUser(point string) error {
+func (l *liveTaker) askUser(ctx context.Context, point string) error {
 	if !term.IsTerminal(int(os.Stdin.Fd())) {
-		return exit.Error(exit.Refused, fmt.Errorf("point %s: reading more than %s of a running server has to be confirmed: give --yes", point, mapping.Size(confirmFrom)))
+		return exit.Error(exit.Refused, fmt.Errorf("point %s: reading more than 1 GB of a running server has to be confirmed: give --yes", point))
 	}
 	fmt.Fprint(l.stderr, "pg0: go on? [y/N] ")
-	answer, err := bufio.NewReader(os.Stdin).ReadString('\n')
-	if err == nil && strings.EqualFold(strings.TrimSpace(answer), "y") {
-		return nil
+	answer := make(chan string, 1)
+	go func() {
+		line, _ := bufio.NewReader(os.Stdin).ReadString('\n')
+		answer <- line
+	}()
+	select {
+	case line := <-answer:
+		if strings.EqualFold(strings.TrimSpace(line), "y") {
+			return nil
+		}
+	case <-ctx.Done(): // reading does not end with it
 	}
 	return exit.Error(exit.Interrupted, fmt.Errorf("point %s: not confirmed, nothing was read", point))
 }

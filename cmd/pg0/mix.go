@@ -26,6 +26,7 @@ type mix struct {
 	limit   *relmap.Control         // of the base: donors' pages are clamped to its redo LSN
 	servers []adopt.ForeignServer   // that foreign tables ask
 	derived bool                    // base is the mix's own, to be closed
+	beside  bool                    // a server that a point was taken of runs on this machine
 }
 
 func (x *mix) close() error {
@@ -39,7 +40,7 @@ func (x *mix) close() error {
 // makes in the base what it lacks. The base is the first of the images. A dry
 // run changes nothing and so starts no server.
 func (c *frankensteinCmd) compose(ctx context.Context, dir state.Dir, spec *mapping.Spec, moments []moment, images []*image.Image) (*mix, error) {
-	x := &mix{base: images[0], images: map[string]*image.Image{}}
+	x := &mix{base: images[0], images: map[string]*image.Image{}, beside: besideProduction(moments)}
 	donors := map[string]*mapping.Image{}
 	for i := range moments {
 		m := &moments[i]
@@ -105,7 +106,7 @@ func (c *frankensteinCmd) derive(ctx context.Context, dir state.Dir, x *mix, bas
 	}
 	line := c.progress()
 	defer line.done()
-	maker := &recovery.Maker{State: dir, BinDir: c.bindir, Logger: c.logger, Progress: line.report}
+	maker := &recovery.Maker{State: dir, BinDir: c.bindir, Yield: x.beside, Logger: c.logger, Progress: line.report}
 	derived, err := maker.Derive(ctx, x.base, change)
 	if err != nil {
 		return fmt.Errorf("make in the base what the mix shows: %w", err)

@@ -27,6 +27,19 @@ type moment struct {
 	ref     source.Ref
 	catalog source.Catalog
 	choice  *reach.Choice
+
+	// Of a running server: what was taken of it, and whether it runs here.
+	taken  *livepg.Taking
+	beside bool
+}
+
+// release lets what was taken of a running server go with its image.
+func release(moments []moment) {
+	for _, m := range moments {
+		if m.taken != nil {
+			_ = m.taken.Release()
+		}
+	}
 }
 
 // atOnce is how many images are made at the same time: each has a PostgreSQL.
@@ -38,9 +51,10 @@ func (g *global) ready(ctx context.Context, dir state.Dir, bindir string, moment
 	images := make([]*image.Image, len(moments))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(atOnce)
+	defer release(moments)
 	line := g.progress()
 	defer line.done()
-	maker := &recovery.Maker{State: dir, BinDir: bindir, Logger: g.logger, Progress: line.report}
+	maker := &recovery.Maker{State: dir, BinDir: bindir, Yield: besideProduction(moments), Logger: g.logger, Progress: line.report}
 	for i, m := range moments {
 		group.Go(func() (err error) {
 			images[i], err = maker.Make(ctx, m.ref, m.catalog, m.choice)
@@ -54,6 +68,12 @@ func (g *global) ready(ctx context.Context, dir state.Dir, bindir string, moment
 		return nil, errors.Join(err, closeImages(images))
 	}
 	return images, nil
+}
+
+// besideProduction says whether work on the moments competes with a server that
+// one of them was taken of.
+func besideProduction(moments []moment) bool {
+	return slices.ContainsFunc(moments, func(m moment) bool { return m.beside })
 }
 
 func closeImages(images []*image.Image) error {

@@ -3,9 +3,6 @@ package live
 import (
 	"context"
 	"fmt"
-	"net/url"
-	"os"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -67,8 +64,8 @@ func (p *Production) ForeignServer() adopt.ForeignServer {
 	if mode := p.sslMode(); mode != "" {
 		options = append(options, [2]string{"sslmode", mode})
 	}
-	for _, key := range []string{"sslrootcert", "sslcert", "sslkey", "sslcrl"} {
-		if value := dsnValue(p.DSN, key); value != "" {
+	for _, key := range []string{"sslrootcert", "sslcert", "sslkey"} {
+		if value := p.setting(key); value != "" {
 			options = append(options, [2]string{key, value})
 		}
 	}
@@ -78,10 +75,7 @@ func (p *Production) ForeignServer() adopt.ForeignServer {
 // sslMode is libpq's word for the encryption that the session has to have; ""
 // on a socket.
 func (p *Production) sslMode() string {
-	if mode := dsnValue(p.DSN, "sslmode"); mode != "" {
-		return mode
-	}
-	switch mode := os.Getenv("PGSSLMODE"); {
+	switch mode := p.setting("sslmode"); {
 	case strings.HasPrefix(p.config.Host, "/"):
 		return ""
 	case mode != "":
@@ -90,19 +84,4 @@ func (p *Production) sslMode() string {
 		return "prefer"
 	}
 	return "require"
-}
-
-// dsnValue finds a keyword in a DSN of either form.
-func dsnValue(dsn, key string) string {
-	if strings.Contains(dsn, "://") {
-		if u, err := url.Parse(dsn); err == nil {
-			return u.Query().Get(key)
-		}
-		return ""
-	}
-	match := regexp.MustCompile(`(?:^|\s)` + key + `\s*=\s*(?:'((?:[^'\\]|\\.)*)'|(\S+))`).FindStringSubmatch(dsn)
-	if match == nil {
-		return ""
-	}
-	return match[1] + match[2]
 }

@@ -12,15 +12,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/fukanchik/pg0"
 	"github.com/fukanchik/pg0/cmd/internal/exit"
@@ -48,8 +45,11 @@ type Production struct {
 	Facts
 	config *pgx.ConnConfig
 	conn   *pgx.Conn // holds the backup
+	since  time.Time // when the server was started
 	relay  relay
 	log    *slog.Logger
+
+	throttle *throttle // of all that is read
 }
 
 // Facts are what the server says of itself.
@@ -99,14 +99,18 @@ func (p *Production) prepare(ctx context.Context) error {
 	if err := p.checkPrivileges(ctx); err != nil {
 		return err
 	}
+	if err := p.checkStream(ctx); err != nil {
+		return err
+	}
+	p.throttle = newThrottle(p.Rate)
 	if p.PGData == "" {
-		p.relay = &sqlRelay{p: p, throttle: newThrottle(p.Rate)}
+		p.relay = &sqlRelay{p: p, throttle: p.throttle}
 		return nil
 	}
 	if err := p.checkPGData(ctx); err != nil {
 		return err
 	}
-	p.relay = &fileRelay{dir: p.PGData, throttle: newThrottle(p.Rate)}
+	p.relay = &fileRelay{dir: p.PGData, throttle: p.throttle}
 	return nil
 }
 
@@ -122,76 +126,8 @@ func (p *Production) Close() error {
 	return errors.Join(err, p.conn.Close(ctx))
 }
 
-// config reads the DSN, and what libpq's environment and files add to it.
-func (s Source) config(ctx context.Context) (*pgx.ConnConfig, error) {
-	config, err := pgx.ParseConfig(s.DSN)
-	if err != nil {
-		return nil, exit.Error(exit.Usage, fmt.Errorf("source %s: dsn: %w", s.Name, hideDSN(err)))
-	}
-	if s.PasswordCommand != "" {
-		if config.Password, err = s.password(ctx); err != nil {
-			return nil, err
-		}
-	}
-	s.encrypt(config)
-	config.ConnectTimeout = connectTimeout
-	config.DefaultQueryExecMode = pgx.QueryExecModeExec
-	for name, value := range map[string]string{
-		"application_name": "pg0", "search_path": "pg_catalog", "client_encoding": "UTF8", "datestyle": "ISO, MDY",
-		"timezone": "UTC", "lock_timeout": "5s", "statement_timeout": "60s", "default_transaction_read_only": "on",
-	} {
-		config.RuntimeParams[name] = value
-	}
-	return config, nil
-}
-
-// hideDSN takes the text of a DSN out of an error: it may hold a password.
-func hideDSN(err error) error {
-	var parse *pgconn.ParseConfigError
-	if errors.As(err, &parse) {
-		if inner := errors.Unwrap(parse); inner != nil {
-			return fmt.Errorf("it cannot be read: %w", inner)
-		}
-		return errors.New("it is neither a URI nor a list of keyword=value")
-	}
-	return err
-}
-
-// password runs the command. Its output never appears in an error.
-func (s Source) password(ctx context.Context) (string, error) {
-	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", s.PasswordCommand)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("source %s: password_command: %w", s.Name, err)
-	}
-	line, _, _ := strings.Cut(string(out), "\n")
-	if line == "" {
-		return "", fmt.Errorf("source %s: password_command printed nothing", s.Name)
-	}
-	return line, nil
-}
-
-// encrypt keeps a connection to another machine from falling back to plain
-// text, unless the DSN or PGSSLMODE says how it is to be.
-func (s Source) encrypt(config *pgx.ConnConfig) {
-	if strings.Contains(s.DSN, "sslmode") || os.Getenv("PGSSLMODE") != "" {
-		return
-	}
-	kept := config.Fallbacks[:0]
-	for _, f := range config.Fallbacks {
-		if f.TLSConfig != nil || isLocal(f.Host) {
-			kept = append(kept, f)
-		}
-	}
-	config.Fallbacks = kept
-}
-
-// isLocal says whether a connection stays on this machine.
-func isLocal(host string) bool {
-	ip := net.ParseIP(host)
-	return strings.HasPrefix(host, "/") || strings.HasPrefix(host, "@") || host == "localhost" || ip != nil && ip.IsLoopback()
-}
+// Beside says whether the server runs on this machine.
+func (p *Production) Beside() bool { return p.PGData != "" || isLocal(p.config.Host) }
 
 // session opens a connection to a database of the server.
 func (p *Production) session(ctx context.Context, database string) (*pgx.Conn, error) {
@@ -210,10 +146,29 @@ func (p *Production) session(ctx context.Context, database string) (*pgx.Conn, e
 		// A session that waits must not be ended, and one whose client is gone must.
 		_, err = conn.Exec(ctx, "set idle_session_timeout = 0; set client_connection_check_interval = '2s'", pgx.QueryExecModeSimpleProtocol)
 	}
+	if err == nil {
+		err = p.same(ctx, conn)
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("source %s: %w", p.Name, err), conn.Close(ctx))
 	}
 	return conn, nil
+}
+
+// same makes sure that all sessions are with one server: a dsn may name several
+// hosts, and a name may have several addresses.
+func (p *Production) same(ctx context.Context, conn *pgx.Conn) error {
+	var since time.Time
+	if err := conn.QueryRow(ctx, "select pg_postmaster_start_time()").Scan(&since); err != nil {
+		return err
+	}
+	switch {
+	case p.since.IsZero():
+		p.since = since
+	case !p.since.Equal(since):
+		return errors.New("the server was restarted, or the dsn leads to several: give it one host")
+	}
+	return nil
 }
 
 // hint says what to do about a connection that the server refused.

@@ -2,10 +2,15 @@ package live
 
 import (
 	"context"
+	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/fukanchik/pg0/cmd/internal/exit"
 )
 
 // TestEncrypt keeps connections to other machines from falling back to plain
@@ -42,6 +47,50 @@ func TestEncrypt(t *testing.T) {
 		p := &Production{Source: s, config: config}
 		if got := p.sslMode(); plain != want.plain || got != want.mode {
 			t.Errorf("%s: plain %v, mode %q; want %+v", dsn, plain, got, want)
+		}
+	}
+}
+
+// TestDSN reads each form of a DSN, and what libpq's files and environment add.
+func TestDSN(t *testing.T) {
+	dir := t.TempDir()
+	services, passwords := filepath.Join(dir, "services"), filepath.Join(dir, "passwords")
+	err := errors.Join(
+		os.WriteFile(services, []byte("[shop]\nhost=db.example.com\nport=6000\ndbname=shop\nuser=keeper\nsslmode=verify-ca\nsslrootcert=system\n[plain]\nhost=db.example.com\nsslmode=disable\n"), 0o600),
+		os.WriteFile(passwords, []byte("db.example.com:6000:shop:keeper:from the file\n*:*:*:other:of another\n"), 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PGSERVICEFILE", services)
+	t.Setenv("PGPASSFILE", passwords)
+	for dsn, want := range map[string]struct{ host, user, database, password, mode string }{
+		"service=shop sslrootcert=''": {"db.example.com", "keeper", "shop", "from the file", "verify-ca"},
+		"postgresql://keeper@db.example.com:6000/shop?sslmode=require&keepalives=1":     {"db.example.com", "keeper", "shop", "from the file", "require"},
+		"postgres://keeper:own%20one@db.example.com/shop":                               {"db.example.com", "keeper", "shop", "own one", "require"},
+		"host=/run/postgresql user = other dbname='shop' gssencmode=disable":            {"/run/postgresql", "other", "shop", "of another", ""},
+		"service=plain user=x password='it\\'s' dbname=shop tcp_user_timeout=1000":      {"db.example.com", "x", "shop", "it's", "disable"},
+		"postgresql://other@/shop?host=/run/postgresql&fallback_application_name=there": {"/run/postgresql", "other", "shop", "of another", ""},
+	} {
+		s := Source{Name: "prod", DSN: dsn}
+		config, err := s.config(context.Background())
+		if err != nil {
+			t.Errorf("%s: %v", dsn, err)
+			continue
+		}
+		p := &Production{Source: s, config: config}
+		got := []string{config.Host, config.User, config.Database, config.Password, p.sslMode()}
+		if diff := cmp.Diff([]string{want.host, want.user, want.database, want.password, want.mode}, got); diff != "" {
+			t.Errorf("%s: %s", dsn, diff)
+		}
+		for _, key := range append(idleKeywords, "gssencmode", "service") {
+			if value, there := config.RuntimeParams[key]; there {
+				t.Errorf("%s: %s = %s would be sent to the server", dsn, key, value)
+			}
+		}
+	}
+	for _, dsn := range []string{"service=nowhere", "host=a hostaddr=127.0.0.1", "host=a sslcrl=/x", "host=a gssencmode=require"} {
+		if _, err := (Source{Name: "prod", DSN: dsn}).config(context.Background()); exit.Code(err) != exit.Usage {
+			t.Errorf("%s: %v", dsn, err)
 		}
 	}
 }

@@ -3,8 +3,10 @@ package live
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -12,8 +14,10 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/fukanchik/pg0/cmd/internal/exit"
+	"github.com/fukanchik/pg0/mapping"
 )
 
 // functions are those that the role must be able to execute.
@@ -44,7 +48,7 @@ func (p *Production) checkPrivileges(ctx context.Context) error {
 	role := pgx.Identifier{p.User}.Sanitize()
 	var missing, mend []string
 	if !replication {
-		missing = append(missing, "attribute REPLICATION, for a temporary slot that keeps the WAL")
+		missing = append(missing, "attribute REPLICATION, for the stream of WAL")
 		mend = append(mend, "ALTER ROLE "+role+" REPLICATION")
 	}
 	for _, function := range p.functions() {
@@ -63,6 +67,67 @@ func (p *Production) checkPrivileges(ctx context.Context) error {
 	}
 	return exit.Error(exit.Refused, fmt.Errorf("source %s: role %s of database %s lacks %s; a superuser mends it there with: %s",
 		p.Name, role, p.Database, strings.Join(missing, ", "), strings.Join(mend, "; ")))
+}
+
+// checkStream refuses a server that has no WAL sender or no replication slot
+// left, or does not let the role have one.
+func (p *Production) checkStream(ctx context.Context) error {
+	var level string
+	var senders, slots, taken int
+	err := p.conn.QueryRow(ctx, `select current_setting('wal_level'), current_setting('max_wal_senders')::int, current_setting('max_replication_slots')::int,
+	(select count(*)::int from pg_replication_slots)`).Scan(&level, &senders, &slots, &taken)
+	if err != nil {
+		return fmt.Errorf("source %s: ask for settings: %w", p.Name, err)
+	}
+	switch {
+	case level == "minimal":
+		return p.unfit("wal_level = minimal lets no backup be taken: it has to be replica, from a start of the server on")
+	case senders == 0:
+		return p.unfit("max_wal_senders = 0 lets no WAL be streamed: it has to be above, from a start of the server on")
+	case taken >= slots:
+		return p.unfit("all %d replication slots are taken: raise max_replication_slots, from a start of the server on", slots)
+	}
+	conn, err := p.walSender(ctx)
+	if err != nil {
+		return err
+	}
+	return conn.Close(ctx)
+}
+
+func (p *Production) unfit(format string, args ...any) error {
+	return exit.Error(exit.Refused, fmt.Errorf("source %s: %s", p.Name, fmt.Sprintf(format, args...)))
+}
+
+// refuseSender says what to do about a WAL sender that cannot be had. What the
+// server says is its own.
+func (p *Production) refuseSender(ctx context.Context, err error) error {
+	const invalidAuthorization, tooMany = "28000", "53300"
+	var said *pgconn.PgError
+	switch {
+	case ctx.Err() != nil || !errors.As(err, &said):
+		return fmt.Errorf("source %s: stream WAL: %w", p.Name, err)
+	case said.Code == invalidAuthorization:
+		return p.unfit("%s; WAL is streamed over a replication connection: pg_hba.conf must let role %s have one, such as by the line \"%s\", and then: select pg_reload_conf()",
+			said.Message, p.config.User, p.hbaLine())
+	case said.Code == tooMany:
+		return p.unfit("%s; WAL is streamed by a WAL sender, and none is free: raise max_wal_senders, or try again later", said.Message)
+	}
+	return fmt.Errorf("source %s: stream WAL: %w", p.Name, err)
+}
+
+// hbaLine is a line of pg_hba.conf that lets the role stream WAL.
+func (p *Production) hbaLine() string {
+	role := mapping.QuoteIdent(p.config.User)
+	here, err := netip.ParseAddrPort(p.conn.PgConn().Conn().LocalAddr().String())
+	if err != nil {
+		return "local replication " + role + " peer"
+	}
+	address := here.Addr().Unmap().WithZone("")
+	kind := "host"
+	if _, encrypted := p.conn.PgConn().Conn().(*tls.Conn); encrypted {
+		kind = "hostssl"
+	}
+	return fmt.Sprintf("%s replication %s %s/%d scram-sha-256", kind, role, address, address.BitLen())
 }
 
 // checkPGData refuses a data directory that is not that of the server.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -20,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fukanchik/pg0"
+	"github.com/fukanchik/pg0/cmd/internal/proc"
 	"github.com/fukanchik/pg0/livepg"
 )
 
@@ -54,32 +54,32 @@ const attempts = 3
 // errMoved says that relations have files that were not taken.
 var errMoved = errors.New("relations got new files while the backup ended")
 
-// Take takes a point and returns its id in the catalog. Nobody sees it before
-// it is complete. progress gets bytes done and to do.
-func (p *Production) Take(ctx context.Context, want Selection, catalog *livepg.Catalog, progress func(done, total int64)) (string, error) {
+// Take takes a point, to be released by the caller. Nobody sees it before it is
+// complete. progress gets bytes done and to do.
+func (p *Production) Take(ctx context.Context, want Selection, catalog *livepg.Catalog, progress func(done, total int64)) (*livepg.Taking, error) {
 	for n := 1; ; n++ {
-		id, err := p.takeOnce(ctx, want, catalog, progress)
+		taken, err := p.takeOnce(ctx, want, catalog, progress)
 		if !errors.Is(err, errMoved) || n == attempts {
 			if err != nil {
 				err = fmt.Errorf("source %s: %w", p.Name, err)
 			}
-			return id, err
+			return taken, err
 		}
 		p.log.Info("taking the live point again", "source", p.Name, "reason", err)
 	}
 }
 
-func (p *Production) takeOnce(ctx context.Context, want Selection, catalog *livepg.Catalog, progress func(done, total int64)) (string, error) {
+func (p *Production) takeOnce(ctx context.Context, want Selection, catalog *livepg.Catalog, progress func(done, total int64)) (*livepg.Taking, error) {
 	taking, err := catalog.Begin(time.Now())
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	t := &taker{p: p, Taking: taking, want: want, progress: progress, taken: map[string]int64{}, held: map[string]bool{}}
 	record, err := t.run(ctx)
 	if err != nil {
-		return "", errors.Join(err, taking.Abandon())
+		return nil, errors.Join(err, taking.Abandon())
 	}
-	return taking.ID, taking.Finish(record)
+	return taking, taking.Finish(record)
 }
 
 // A taker takes one point.
@@ -96,30 +96,50 @@ type taker struct {
 	done  atomic.Int64
 }
 
-// run holds the backup around the copying.
+// run holds the backup around the copying, and streams the WAL meanwhile.
 func (t *taker) run(ctx context.Context) (*livepg.Record, error) {
 	started := time.Now().UTC()
-	slot := fmt.Sprintf("pg0_%d_%d", os.Getpid(), rand.Uint32())
-	if _, err := t.p.conn.Exec(ctx, "select pg_create_physical_replication_slot($1, true, true)", slot); err != nil {
-		return nil, fmt.Errorf("make the temporary slot that keeps the WAL: %w", err)
-	}
-	if err := t.start(ctx); err != nil {
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	wal, err := t.p.reserve(ctx)
+	if err != nil {
 		return nil, err
 	}
+	defer wal.close() //nolint:errcheck // of a point that is given up
+	if err := t.begin(ctx, wal, giveUp); err != nil {
+		return nil, errors.Join(err, t.cancel())
+	}
 	stopped, err := t.copyAll(ctx)
+	if err == nil {
+		err = t.takeWAL(ctx, wal, stopped)
+	}
 	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause // what else failed did so for that
+		}
 		return nil, errors.Join(err, t.cancel())
-	}
-	if err := t.copyWAL(ctx, stopped); err != nil {
-		return nil, errors.Join(err, t.cancel())
-	}
-	if _, err := t.p.conn.Exec(ctx, "select pg_drop_replication_slot($1)", slot); err != nil {
-		return nil, fmt.Errorf("drop the temporary slot: %w", err)
 	}
 	if err := t.furnish(ctx, stopped.label); err != nil {
 		return nil, err
 	}
 	return t.record(started, stopped), nil
+}
+
+// begin starts the backup and the stream of WAL from its first record on.
+func (t *taker) begin(ctx context.Context, wal *stream, giveUp context.CancelCauseFunc) error {
+	from, timeline, err := t.start(ctx)
+	if err != nil {
+		return err
+	}
+	dir := t.local("pg_wal")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	wal.advance = func(n int64) {
+		t.total.Add(n)
+		t.advance(n)
+	}
+	return wal.receive(ctx, from, timeline, dir, giveUp)
 }
 
 // cancel ends what the session holds: a new one takes its place.
@@ -137,18 +157,24 @@ func (t *taker) cancel() error {
 // checkpointPatience bounds the checkpoint that a backup begins with.
 const checkpointPatience = "15min"
 
-func (t *taker) start(ctx context.Context) error {
-	sql := "select pg_backup_start($1, true)"
+// start gives where replay begins, and on which timeline.
+func (t *taker) start(ctx context.Context) (from pg0.LSN, timeline uint32, err error) {
+	sql := "select pg_backup_start($1, true)::text"
 	if t.p.Version < 15 {
-		sql = "select pg_start_backup($1, true, false)"
+		sql = "select pg_start_backup($1, true, false)::text"
 	}
 	if _, err := t.p.conn.Exec(ctx, "set statement_timeout = '"+checkpointPatience+"'"); err != nil {
-		return err
+		return 0, 0, err
 	}
-	if _, err := t.p.conn.Exec(ctx, sql, "pg0 "+t.ID); err != nil {
-		return fmt.Errorf("start the backup: %w", err)
+	var text string
+	if err := t.p.conn.QueryRow(ctx, sql, "pg0 "+t.ID).Scan(&text); err != nil {
+		return 0, 0, fmt.Errorf("start the backup: %w", err)
 	}
-	return nil
+	if err := t.p.conn.QueryRow(ctx, "select timeline_id::int8 from pg_control_checkpoint()").Scan(&timeline); err != nil {
+		return 0, 0, fmt.Errorf("ask for the timeline: %w", err)
+	}
+	from, err = lsn(text)
+	return from, timeline, err
 }
 
 // A stop is what ends a backup.
@@ -288,6 +314,9 @@ func (t *taker) copy(ctx context.Context, s *survey, files []piece) error {
 	results := make(chan result, len(files))
 	for worker := range max(t.p.Connections, 1) {
 		group.Go(func() error {
+			if err := t.yield(); err != nil {
+				return err
+			}
 			for one := range queue {
 				n, err := t.p.relay.copy(ctx, worker, one.name, t.local(one.name), t.advance)
 				if errors.Is(err, fs.ErrNotExist) {
@@ -312,6 +341,14 @@ func (t *taker) copy(ctx context.Context, s *survey, files []piece) error {
 		}
 	}
 	return nil
+}
+
+// yield keeps a goroutine that reads beside the server from being in its way.
+func (t *taker) yield() error {
+	if !t.p.Beside() {
+		return nil
+	}
+	return proc.YieldThread()
 }
 
 func (t *taker) advance(n int64) { t.progress(t.done.Add(n), max(t.total.Load(), t.done.Load())) }
@@ -413,23 +450,16 @@ func (s *stop) readLabel() error {
 	return err
 }
 
-// copyWAL copies the segments from the start to the stop of the backup.
-func (t *taker) copyWAL(ctx context.Context, s *stop) error {
-	size := uint64(t.p.SegmentSize)
-	for number := uint64(s.start) / size; number <= (uint64(s.lsn)-1)/size; number++ {
-		perID := (uint64(1) << 32) / size // XLogSegmentsPerXLogId
-		name := fmt.Sprintf("pg_wal/%08X%08X%08X", s.timeline, number/perID, number%perID)
-		t.total.Add(int64(size))
-		n, err := t.p.relay.copy(ctx, 0, name, t.local(name), t.advance)
-		if err != nil {
-			return fmt.Errorf("copy WAL %s: %w", name, err)
-		}
-		if n != int64(size) {
-			return fmt.Errorf("copy WAL %s: %d bytes of %d", name, n, size)
-		}
-		t.taken[name] = n
+// takeWAL waits for the WAL up to the stop of the backup.
+func (t *taker) takeWAL(ctx context.Context, wal *stream, s *stop) error {
+	if s.timeline != wal.timeline {
+		return fmt.Errorf("the backup began on timeline %d and its WAL on %d", s.timeline, wal.timeline)
 	}
-	return nil
+	names, err := wal.until(ctx, s.start, s.lsn)
+	for _, name := range names {
+		t.taken["pg_wal/"+name] = t.p.SegmentSize
+	}
+	return err
 }
 
 // furnish adds what a recovery needs beside files of the server.

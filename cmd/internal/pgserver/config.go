@@ -92,7 +92,7 @@ func Configure(dir string, c Config) (notes []string, err error) {
 	files := map[string]string{
 		"postgresql.conf":      c.text(kept),
 		"postgresql.auto.conf": "# pg0 keeps this file empty; give settings with --set\n",
-		"pg_hba.conf":          "# written by pg0: the socket's directory is private to its owner\nlocal all all trust\n",
+		"pg_hba.conf":          "# written by pg0: the socket's directory is private to its owner\nlocal all all trust\nlocal replication all trust\n",
 		"pg_ident.conf":        "# written by pg0\n",
 	}
 	for _, name := range ownFiles {

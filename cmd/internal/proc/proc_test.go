@@ -58,3 +58,51 @@ func TestNumberUsedAgain(t *testing.T) {
 		t.Error("no process is alive")
 	}
 }
+
+// TestYield lowers a process with its threads, and of this one a thread alone.
+func TestYield(t *testing.T) {
+	cmd := exec.Command("sleep", "600")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	id, err := proc.Of(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := id.Yield(); err != nil {
+		t.Fatal(err)
+	}
+	// getpriority(2) gives 20 - nice.
+	if n, err := syscall.Getpriority(syscall.PRIO_PROCESS, id.PID); n != 1 || err != nil {
+		t.Errorf("priority %d, %v", n, err)
+	}
+	if n := <-priority(proc.YieldThread); n != 1 {
+		t.Errorf("priority of the thread %d", n)
+	}
+	if n := <-priority(func() error { return nil }); n == 1 {
+		t.Error("another thread has been lowered too")
+	}
+	gone := id
+	gone.PID = 1 << 30
+	if err := gone.Yield(); err != nil {
+		t.Errorf("a process that is gone: %v", err)
+	}
+}
+
+// priority is that of the thread which has done something.
+func priority(do func() error) <-chan int {
+	answer := make(chan int)
+	go func() {
+		if do() != nil {
+			answer <- -1
+		}
+		n, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0)
+		if err != nil {
+			n = -1
+		}
+		answer <- n
+	}()
+	return answer
+}

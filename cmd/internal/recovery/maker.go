@@ -35,10 +35,32 @@ type Maker struct {
 	BinDir   string   // --pg-bindir
 	Preload  []string // libraries that the server cannot do without
 	Program  string   // pg0 itself, for restore_command; empty: the running program
+	Yield    bool     // leave CPU and disk to all others on this machine
 	Logger   *slog.Logger
 	Progress func(Progress) // may be nil; calls do not overlap
 
 	reporting sync.Mutex
+}
+
+// yield lowers the priority of a process. One that cannot be lowered works all
+// the same.
+func (m *Maker) yield(process proc.ID) {
+	if !m.Yield {
+		return
+	}
+	if err := process.Yield(); err != nil {
+		m.Logger.Warn("priority cannot be lowered", "pid", process.PID, "error", err)
+	}
+}
+
+// yieldThread does that for the calling goroutine.
+func (m *Maker) yieldThread() {
+	if !m.Yield {
+		return
+	}
+	if err := proc.YieldThread(); err != nil {
+		m.Logger.Warn("priority of a thread cannot be lowered", "error", err)
+	}
 }
 
 // cache is where the images are.

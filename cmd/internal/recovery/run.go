@@ -41,6 +41,7 @@ func (r *run) recover(ctx context.Context) error {
 	examined := make(chan struct{})
 	go func() {
 		defer close(examined)
+		r.yieldThread()
 		if wrong = reach.Examine(ctx, r.catalog, r.choice, nil); wrong != nil {
 			cancel()
 		}

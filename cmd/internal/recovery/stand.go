@@ -118,6 +118,7 @@ func (s *stand) mount(ctx context.Context, tree serve.TreeRef) error {
 		return errors.Join(err, state.RemoveSocketDir(s.left.SocketDir))
 	}
 	s.left.Server = s.child.ID
+	s.yield(s.child.ID)
 	return s.saveResidue()
 }
 
@@ -156,6 +157,7 @@ func (s *stand) start() (err error) {
 		return err
 	}
 	s.left.Postgres = s.server.Process
+	s.yield(s.server.Process)
 	return s.saveResidue()
 }
 

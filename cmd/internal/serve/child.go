@@ -98,8 +98,9 @@ func spawn(r Recipe) (*Child, error) {
 	if cmd.Stderr = os.Stderr; r.Log != nil {
 		cmd.Stderr = r.Log
 	}
-	// Out of reach of Ctrl-C: the parent decides in which order things end.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// Out of reach of Ctrl-C: the parent decides in which order things end. A
+	// session of its own also has its own share of the CPU.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	c := &Child{
 		Dir: r.Mountpoint, cmd: cmd, send: send, receive: receive,
 		enc: json.NewEncoder(send), dec: json.NewDecoder(receive), done: make(chan struct{}),
