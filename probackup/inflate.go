@@ -3,8 +3,9 @@ package probackup
 import (
 	"encoding/binary"
 	"errors"
-	"hash/adler32"
 	"sync"
+
+	"github.com/fukanchik/pg0/internal/pagesum"
 )
 
 // An inflater decodes whole zlib streams (RFC 1950, RFC 1951) from memory to
@@ -79,7 +80,7 @@ func (f *inflater) decode(dst, src []byte) (int, error) {
 		return f.out, errCut
 	case len(rest) > 4:
 		return f.out, errTrailing
-	case binary.BigEndian.Uint32(rest) != adler32.Checksum(dst[:f.out]):
+	case binary.BigEndian.Uint32(rest) != pagesum.Adler(dst[:f.out]):
 		return f.out, errAdler
 	}
 	return f.out, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/fukanchik/pg0"
+	"github.com/fukanchik/pg0/internal/pagesum"
 )
 
 // Kind says what a page belongs to and so what must be done to it.
@@ -82,7 +83,7 @@ func (t *Transform) Page(page []byte, block uint32, frozen bool) (Result, error)
 		return Result{}, nil
 	}
 	if t.Verify {
-		if got, want := u16(page, offChecksum), Checksum(page, block); got != want {
+		if got, want := u16(page, offChecksum), pagesum.Page(page, block); got != want {
 			return Result{}, corrupt("page checksum is %#04x, its bytes give %#04x", got, want)
 		}
 	}
@@ -94,7 +95,7 @@ func (t *Transform) Page(page []byte, block uint32, frozen bool) (Result, error)
 		}
 	}
 	if t.SetChecksum && (e.changed || !t.Verify) {
-		e.put16(offChecksum, Checksum(page, block))
+		e.put16(offChecksum, pagesum.Page(page, block))
 	}
 	result.Changed = e.changed
 	return result, nil

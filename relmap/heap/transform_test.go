@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/fukanchik/pg0"
+	"github.com/fukanchik/pg0/internal/pagesum"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -94,7 +95,7 @@ func TestFreeze(t *testing.T) {
 	if got := u16(page, offFlags); got != flagAllVisible {
 		t.Errorf("flags %#x", got)
 	}
-	if LSN(page) != tr.Limit || u32(page, offPruneXID) != 0 || u16(page, offChecksum) != Checksum(page, 0x1_0002) {
+	if LSN(page) != tr.Limit || u32(page, offPruneXID) != 0 || u16(page, offChecksum) != pagesum.Page(page, 0x1_0002) {
 		t.Errorf("LSN %v, prune xid %d, checksum %#x", LSN(page), u32(page, offPruneXID), u16(page, offChecksum))
 	}
 	if diff := cmp.Diff(Result{Changed: true, Frozen: 1, Orphans: 1}, result); diff != "" {
@@ -238,7 +239,7 @@ func TestUntouched(t *testing.T) {
 		putLSN(page, test.lsn)
 		binary.LittleEndian.PutUint16(page[offFlags:], test.flags)
 		if test.verify {
-			binary.LittleEndian.PutUint16(page[offChecksum:], Checksum(page, testBlock))
+			binary.LittleEndian.PutUint16(page[offChecksum:], pagesum.Page(page, testBlock))
 		}
 		if test.damaged {
 			page[PageSize-100] ^= 1
@@ -370,8 +371,24 @@ func FuzzPage(f *testing.F) {
 		checkTransform(t, page, tr)
 		tr.Toast = map[uint32]uint32{toast: toast} // equal, so that the result is final
 		checkTransform(t, page, tr)
-		binary.LittleEndian.PutUint16(page[offChecksum:], Checksum(page, testBlock))
+		binary.LittleEndian.PutUint16(page[offChecksum:], pagesum.Page(page, testBlock))
 		tr.Verify, tr.SetChecksum = true, true
 		checkTransform(t, page, tr)
 	})
+}
+
+func BenchmarkPage(b *testing.B) {
+	rows := make([]row, 100)
+	for i := range rows {
+		rows[i] = row{xmin: 3, data: make([]byte, 40)}
+	}
+	page, work := buildPage(rows...), make([]byte, PageSize)
+	tr := Transform{Status: fates{3}, Limit: 1}
+	b.SetBytes(PageSize)
+	for b.Loop() {
+		copy(work, page)
+		if _, err := tr.Page(work, 1, false); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
