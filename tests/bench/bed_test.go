@@ -31,8 +31,12 @@ type bed struct {
 	accounts   string            // path of pgbench_accounts
 }
 
-// settings hold for the servers of both sides.
-var settings = map[string]string{"shared_buffers": "128MB", "max_wal_size": "4GB", "max_connections": "100"}
+// settings hold for the servers of both sides. Some of them are others in the
+// configuration that a mount shows.
+var settings = map[string]string{
+	"shared_buffers": "128MB", "max_wal_size": "4GB", "max_connections": "100",
+	"synchronous_commit": "on", "wal_init_zero": "on", "wal_recycle": "on",
+}
 
 // make backs up a cluster of pgbench three times: uncompressed, and compressed
 // with an increment over it. items is a table whose tuples are not frozen.
