@@ -125,6 +125,14 @@ func (t *Transform) apply(e *edit, block uint32) (result Result, err error) {
 }
 
 func (t *Transform) heap(e *edit, block uint32) (Result, error) {
+	if result, done := t.plainPage(e, block); done {
+		return result, nil
+	}
+	return t.planned(e, block)
+}
+
+// planned decides the fate of every line pointer before it writes.
+func (t *Transform) planned(e *edit, block uint32) (Result, error) {
 	var p plan
 	if err := p.load(e.page, t.Status); err != nil {
 		return Result{}, err

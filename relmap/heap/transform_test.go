@@ -302,6 +302,9 @@ func TestRandomPages(t *testing.T) {
 // it was accepted.
 func checkTransform(t *testing.T, page []byte, tr Transform) bool {
 	t.Helper()
+	if tr.Kind == Heap {
+		checkPlain(t, page, tr)
+	}
 	first, second := bytes.Clone(page), bytes.Clone(page)
 	result, err := tr.Page(first, testBlock, false)
 	if err != nil {
@@ -336,6 +339,65 @@ func checkTransform(t *testing.T, page []byte, tr Transform) bool {
 		t.Errorf("%d tuples are left, result says %d", left, result.Frozen)
 	}
 	return true
+}
+
+// checkPlain holds the short way against the plan, and reports whether the page
+// is one for it.
+func checkPlain(t *testing.T, page []byte, tr Transform) bool {
+	t.Helper()
+	short, long := edit{page: bytes.Clone(page)}, edit{page: bytes.Clone(page)}
+	got, plain := tr.plainPage(&short, testBlock)
+	if !plain {
+		if short.changed || !bytes.Equal(short.page, page) {
+			t.Error("the short way gave up and changed the page")
+		}
+		return false
+	}
+	want, err := tr.planned(&long, testBlock)
+	if err != nil || got != want || short.changed != long.changed || !bytes.Equal(short.page, long.page) {
+		t.Errorf("the short way gives %+v, the plan %+v, %v", got, want, err)
+	}
+	return true
+}
+
+// TestPlainPages takes pages as inserts leave them, and now and then a row that
+// is not so.
+func TestPlainPages(t *testing.T) {
+	r := rand.New(rand.NewPCG(9, 9))
+	tr, plain := Transform{Status: fates{3, 5}, Limit: 10}, 0
+	for range 2000 {
+		rows := make([]row, 1+r.IntN(60))
+		for i := range rows {
+			rows[i] = row{
+				xmin: []uint32{3, 5}[r.IntN(2)], mask: xmaxInvalid | []uint16{0, xminCommitted, xminFrozen}[r.IntN(3)],
+				mask2: 2, ctid: i + 1, data: make([]byte, r.IntN(60)),
+			}
+			switch r.IntN(600) {
+			case 0:
+				rows[i].xmin = 4
+			case 1:
+				rows[i].mask &^= xmaxInvalid
+			case 2:
+				rows[i].mask2 |= hotUpdated
+			case 3:
+				rows[i].mask2 |= heapOnly
+			case 4:
+				rows[i].mask |= xminInvalid
+			case 5:
+				rows[i] = row{state: itemDead}
+			case 6:
+				rows[i] = row{state: -1}
+			case 7:
+				rows[i] = row{state: itemRedirect, target: 1}
+			}
+		}
+		if checkPlain(t, buildPage(rows...), tr) {
+			plain++
+		}
+	}
+	if plain < 1000 || plain > 1950 {
+		t.Errorf("%d of 2000 pages took the short way", plain)
+	}
 }
 
 // nobody knows no transaction: frozen tuples do not ask.
@@ -380,7 +442,7 @@ func FuzzPage(f *testing.F) {
 func BenchmarkPage(b *testing.B) {
 	rows := make([]row, 100)
 	for i := range rows {
-		rows[i] = row{xmin: 3, data: make([]byte, 40)}
+		rows[i] = row{xmin: 3, mask: xmaxInvalid, data: make([]byte, 40)}
 	}
 	page, work := buildPage(rows...), make([]byte, PageSize)
 	tr := Transform{Status: fates{3}, Limit: 1}
