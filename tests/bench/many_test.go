@@ -122,11 +122,11 @@ from = "then"
 	return alternate(func() float64 {
 		dir := b.mount(b.none)
 		defer b.umount(dir)
-		return b.scanOnce(dir, sql)
+		return b.scanOnce(dir, sql, withWorkers)
 	}, func() float64 {
 		dir := b.pg0.Mountpoint()
 		b.pg0.Must("frankenstein", "--map", file, dir)
 		defer b.umount(dir)
-		return b.scanOnce(dir, sql)
+		return b.scanOnce(dir, sql, withWorkers)
 	})
 }

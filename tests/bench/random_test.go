@@ -18,24 +18,32 @@ const (
 	randomReads = 4096
 )
 
-// randomOne is the latency of one read of a page at a time.
-func randomOne(b *bed) (native, mounted []float64) { return b.random(1, "backup") }
+// randomOne is the latency of one read of a page at a time, against a read of
+// the backup's own file.
+func randomOne(b *bed) (backup, mounted []float64) {
+	from := mustMake(b).none.Path(b.accounts)
+	return b.random(from, 1, b.read)
+}
 
-// randomMany is the throughput of sixteen at once.
-func randomMany(b *bed) (native, mounted []float64) { return b.random(16, "native") }
+// randomCached and randomUncached are the throughput of sixteen at once.
+func randomCached(b *bed) (native, mounted []float64) {
+	return b.random(filepath.Join(b.native(mustMake(b).none), b.accounts), 16, b.read)
+}
 
-// random reads pages of a file that the mount has not read yet; the file that
-// it is compared with is cached.
-func (b *bed) random(inFlight int, against string) (native, mounted []float64) {
-	from := filepath.Join(b.native(mustMake(b).none), b.accounts)
-	if against == "backup" {
-		from = b.none.Path(b.accounts)
-	}
-	b.read(b.none.Path(b.accounts))
-	b.read(from)
-	return alternate(func() float64 { return b.readRandom(from, inFlight) }, func() float64 {
+func randomUncached(b *bed) (native, mounted []float64) {
+	return b.random(filepath.Join(b.native(mustMake(b).none), b.accounts), 16, b.forget)
+}
+
+// random reads pages of a file that the mount has not read yet. before readies
+// the file that it is compared with, and the backup's.
+func (b *bed) random(from string, inFlight int, before func(name string)) (native, mounted []float64) {
+	return alternate(func() float64 {
+		before(from)
+		return b.readRandom(from, inFlight)
+	}, func() float64 {
 		dir := b.mount(b.none)
 		defer b.umount(dir)
+		before(b.none.Path(b.accounts))
 		return b.readRandom(filepath.Join(dir, b.accounts), inFlight)
 	})
 }

@@ -35,29 +35,45 @@ func mustMake(b *bed) *bed {
 
 // firstScan reads a table on a new mount and a new server, the backup's files
 // and the native ones being cached.
-func (b *bed) firstScan(backup *pbwriter.Written) (native, mounted []float64) {
+func (b *bed) firstScan(backup *pbwriter.Written, workers string) (native, mounted []float64) {
 	from := b.native(backup)
 	b.read(b.catalog.InstanceDir())
 	b.read(from)
-	return alternate(func() float64 { return b.scanOnce(from, countAccounts) }, func() float64 {
+	return alternate(func() float64 { return b.scanOnce(from, countAccounts, workers) }, func() float64 {
 		dir := b.mount(backup)
 		defer b.umount(dir)
-		return b.scanOnce(dir, countAccounts)
+		return b.scanOnce(dir, countAccounts, workers)
 	})
 }
 
-func (b *bed) scanOnce(dir, sql string) float64 {
-	s := b.serve(dir)
+// PostgreSQL's own number of workers beside the process that leads them, and
+// that process alone.
+const (
+	withWorkers = "2"
+	alone       = "0"
+)
+
+func (b *bed) scanOnce(dir, sql, workers string) float64 {
+	s := b.serve(dir, "max_parallel_workers_per_gather", workers)
 	defer s.stop()
 	return s.time(sql)
 }
 
-func firstScanNone(b *bed) (native, mounted []float64) { return b.firstScan(mustMake(b).none) }
+func firstScanNone(b *bed) (native, mounted []float64) {
+	return b.firstScan(mustMake(b).none, withWorkers)
+}
 
-// firstScanZlib compares with the bound: the native scan, and decoding the same
-// pages on all processors before it.
-func firstScanZlib(b *bed) (bound, mounted []float64) {
-	bound, mounted = b.firstScan(mustMake(b).zlib)
+func firstScanNoneAlone(b *bed) (native, mounted []float64) {
+	return b.firstScan(mustMake(b).none, alone)
+}
+
+func firstScanZlib(b *bed) (bound, mounted []float64)      { return b.bounded(withWorkers) }
+func firstScanZlibAlone(b *bed) (bound, mounted []float64) { return b.bounded(alone) }
+
+// bounded compares with the bound: the native scan, and decoding the same pages
+// on all processors before it.
+func (b *bed) bounded(workers string) (bound, mounted []float64) {
+	bound, mounted = b.firstScan(mustMake(b).zlib, workers)
 	for i := range bound {
 		bound[i] += b.decode(b.zlib)
 	}
