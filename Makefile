@@ -1,6 +1,6 @@
 # pg0: make demo shows the main job, make test proves it. Both install what
 # they need first (make deps), as root with the system's package manager.
-.PHONY: build deps lint test demo fuzz regress live-load bench-proxy clean
+.PHONY: build deps lint test demo fuzz regress live-load bench bench-proxy clean
 
 build:
 	go build -o bin/pg0 ./cmd/pg0
@@ -20,6 +20,11 @@ demo: deps build
 # FUZZTIME is the time for each fuzz target.
 fuzz: deps
 	scripts/fuzz.sh
+
+# Mounts side by side with native directories; BENCH has arguments, such as
+# -lines scan -rounds 3.
+bench: deps build
+	scripts/bench.sh $(BENCH)
 
 # pg0 proxy side by side with pgbouncer and a direct connection.
 bench-proxy: deps build

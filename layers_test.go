@@ -17,8 +17,9 @@ const module = "github.com/fukanchik/pg0"
 // "/..." covers everything below. What a line does not list is forbidden.
 var layers = map[string][]string{
 	"":                 {},
-	"probackup":        {""},
-	"relmap/heap":      {""},
+	"internal/pagesum": {},
+	"probackup":        {"", "internal/pagesum"},
+	"relmap/heap":      {"", "internal/pagesum"},
 	"relmap/xact":      {""},
 	"relmap":           {"", "relmap/heap", "relmap/xact"},
 	"mapping":          {"", "relmap", "relmap/heap", "relmap/xact"},

@@ -7,17 +7,6 @@ import (
 	"github.com/fukanchik/pg0/tests/fixture"
 )
 
-func BenchmarkChecksum(b *testing.B) {
-	page := make([]byte, 8192)
-	for i := range page {
-		page[i] = byte(i * 7)
-	}
-	b.SetBytes(8192)
-	for b.Loop() {
-		checksum(page, 7)
-	}
-}
-
 func BenchmarkReadAt(b *testing.B) {
 	for _, bench := range []struct {
 		name, id, file string

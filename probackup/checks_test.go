@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fukanchik/pg0"
+	"github.com/fukanchik/pg0/internal/pagesum"
 	"github.com/fukanchik/pg0/tests/fixture"
 )
 
@@ -27,10 +28,10 @@ func TestChecksumOfServer(t *testing.T) {
 	}
 	for block := uint32(0); len(pages) > 0; block, pages = block+1, pages[8192:] {
 		page := pages[:8192]
-		if got, want := checksum(page, block), binary.LittleEndian.Uint16(page[pageChecksum:]); got != want {
+		if got, want := pagesum.Page(page, block), binary.LittleEndian.Uint16(page[pageChecksum:]); got != want {
 			t.Errorf("block %d: checksum %d, PostgreSQL stored %d", block, got, want)
 		}
-		if checksum(page, block) == checksum(page, block+1) {
+		if pagesum.Page(page, block) == pagesum.Page(page, block+1) {
 			t.Errorf("block %d: checksum does not depend on the block number", block)
 		}
 	}
@@ -42,7 +43,7 @@ func TestCheckPage(t *testing.T) {
 		t.Fatal(err)
 	}
 	good := pages[3*8192 : 4*8192]
-	facts := pageFacts{block: 3, checksums: true, known: true, sum: checksum(good, 3), lsn: foldLSN(pageLSN(good))}
+	facts := pageFacts{block: 3, checksums: true, known: true, sum: pagesum.Page(good, 3), lsn: foldLSN(pageLSN(good))}
 	change := func(at int) []byte {
 		page := bytes.Clone(good)
 		page[at] ^= 4

@@ -3,8 +3,9 @@ package probackup
 import (
 	"encoding/binary"
 	"errors"
-	"hash/adler32"
 	"sync"
+
+	"github.com/fukanchik/pg0/internal/pagesum"
 )
 
 // An inflater decodes whole zlib streams (RFC 1950, RFC 1951) from memory to
@@ -79,7 +80,7 @@ func (f *inflater) decode(dst, src []byte) (int, error) {
 		return f.out, errCut
 	case len(rest) > 4:
 		return f.out, errTrailing
-	case binary.BigEndian.Uint32(rest) != adler32.Checksum(dst[:f.out]):
+	case binary.BigEndian.Uint32(rest) != pagesum.Adler(dst[:f.out]):
 		return f.out, errAdler
 	}
 	return f.out, nil
@@ -320,24 +321,34 @@ func (f *inflater) fast(lit *[litEntries]uint32, dist *[distEntries]uint32) (don
 	return false, nil
 }
 
+// longCopy is the length from which on memmove is faster than words.
+const longCopy = 40
+
 // copyWithin copies length bytes of p from one place to a later one, where they
 // may overlap, which repeats them. It may write 7 bytes more.
 func copyWithin(p []byte, from, to, length int) {
 	end := to + length
 	switch distance := to - from; {
 	case distance >= 8:
-		for ; to < end; to, from = to+8, from+8 {
-			binary.LittleEndian.PutUint64(p[to:], binary.LittleEndian.Uint64(p[from:]))
+		if length >= longCopy && distance >= length {
+			copy(p[to:end], p[from:from+length])
+			return
 		}
 	case distance == 1:
 		word := uint64(p[from]) * 0x0101010101010101
 		for ; to < end; to += 8 {
 			binary.LittleEndian.PutUint64(p[to:], word)
 		}
+		return
 	default:
-		for ; to < end; to, from = to+1, from+1 {
-			p[to] = p[from]
+		// Once there is a word of the pattern, it repeats by words.
+		pattern := (8 + distance - 1) / distance * distance
+		for ; to < end && to-from < pattern; to++ {
+			p[to] = p[to-distance]
 		}
+	}
+	for ; to < end; to, from = to+8, from+8 {
+		binary.LittleEndian.PutUint64(p[to:], binary.LittleEndian.Uint64(p[from:]))
 	}
 }
 

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/fukanchik/pg0/internal/pagesum"
 )
 
 // A listLine is a line of a file list to be changed.
@@ -191,7 +193,7 @@ func mapEntries(records []testRecord, pages [][]byte, segment uint32) (entries [
 		entries = binary.LittleEndian.AppendUint32(entries, uint32(pos))
 		sum := uint16(0)
 		if !isZero(pages[i]) {
-			sum = checksum(pages[i], segment*defaultSegmentBlocks+r.block)
+			sum = pagesum.Page(pages[i], segment*defaultSegmentBlocks+r.block)
 		}
 		entries = binary.LittleEndian.AppendUint16(entries, sum)
 		entries = append(entries, 0xDE, 0xAD, 0xBE, 0xEF, 1, 2)

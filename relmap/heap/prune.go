@@ -1,6 +1,7 @@
 package heap
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math/bits"
 )
@@ -227,13 +228,26 @@ func (p *plan) write(e *edit, block uint32, toast map[uint32]uint32) Result {
 }
 
 // freeze makes the tuple at a page offset one that everybody sees and nobody
-// locks. Both XMAX bits together are reserved, so the old ones go first.
+// locks. Both XMAX bits together are reserved, so the old ones go first. The
+// header's fields lie in three words, and tuples are aligned to words: xmin and
+// xmax; t_cid and the block of t_ctid, whose high half comes first; the line
+// pointer of t_ctid, both infomasks, and two bytes that stay.
 func (e *edit) freeze(tuple int, block uint32, number int) {
-	e.put32(tuple+offXmin, frozenXID)
-	e.put32(tuple+offXmax, 0)
-	e.put32(tuple+offField3, 0)
-	e.put32(tuple+offCtidBlock, bits.RotateLeft32(block, 16)) // two halves, the high one first
-	e.put16(tuple+offCtidItem, uint16(number))
-	e.put16(tuple+offInfomask2, u16(e.page, tuple+offInfomask2)&^(keysUpdated|hotUpdated))
-	e.put16(tuple+offInfomask, u16(e.page, tuple+offInfomask)&(shapeMask|updated)|xminFrozen|xmaxInvalid)
+	head := e.page[tuple : tuple+headWords*8]
+	last := binary.LittleEndian.Uint64(head[16:])
+	mask2 := uint16(last>>16) &^ (keysUpdated | hotUpdated)
+	mask := uint16(last>>32)&(shapeMask|updated) | xminFrozen | xmaxInvalid
+	e.put64(head, frozenXID)
+	e.put64(head[8:], uint64(bits.RotateLeft32(block, 16))<<32)
+	e.put64(head[16:], last>>48<<48|uint64(mask)<<32|uint64(mask2)<<16|uint64(uint16(number)))
+}
+
+// headWords is the number of words that freeze rewrites.
+const headWords = 3
+
+func (e *edit) put64(b []byte, v uint64) {
+	if binary.LittleEndian.Uint64(b) != v {
+		binary.LittleEndian.PutUint64(b, v)
+		e.changed = true
+	}
 }

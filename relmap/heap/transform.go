@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/fukanchik/pg0"
+	"github.com/fukanchik/pg0/internal/pagesum"
 )
 
 // Kind says what a page belongs to and so what must be done to it.
@@ -82,7 +83,7 @@ func (t *Transform) Page(page []byte, block uint32, frozen bool) (Result, error)
 		return Result{}, nil
 	}
 	if t.Verify {
-		if got, want := u16(page, offChecksum), Checksum(page, block); got != want {
+		if got, want := u16(page, offChecksum), pagesum.Page(page, block); got != want {
 			return Result{}, corrupt("page checksum is %#04x, its bytes give %#04x", got, want)
 		}
 	}
@@ -94,7 +95,7 @@ func (t *Transform) Page(page []byte, block uint32, frozen bool) (Result, error)
 		}
 	}
 	if t.SetChecksum && (e.changed || !t.Verify) {
-		e.put16(offChecksum, Checksum(page, block))
+		e.put16(offChecksum, pagesum.Page(page, block))
 	}
 	result.Changed = e.changed
 	return result, nil
@@ -124,6 +125,14 @@ func (t *Transform) apply(e *edit, block uint32) (result Result, err error) {
 }
 
 func (t *Transform) heap(e *edit, block uint32) (Result, error) {
+	if result, done := t.plainPage(e, block); done {
+		return result, nil
+	}
+	return t.planned(e, block)
+}
+
+// planned decides the fate of every line pointer before it writes.
+func (t *Transform) planned(e *edit, block uint32) (Result, error) {
 	var p plan
 	if err := p.load(e.page, t.Status); err != nil {
 		return Result{}, err

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/fukanchik/pg0"
+	"github.com/fukanchik/pg0/internal/pagesum"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -94,7 +95,7 @@ func TestFreeze(t *testing.T) {
 	if got := u16(page, offFlags); got != flagAllVisible {
 		t.Errorf("flags %#x", got)
 	}
-	if LSN(page) != tr.Limit || u32(page, offPruneXID) != 0 || u16(page, offChecksum) != Checksum(page, 0x1_0002) {
+	if LSN(page) != tr.Limit || u32(page, offPruneXID) != 0 || u16(page, offChecksum) != pagesum.Page(page, 0x1_0002) {
 		t.Errorf("LSN %v, prune xid %d, checksum %#x", LSN(page), u32(page, offPruneXID), u16(page, offChecksum))
 	}
 	if diff := cmp.Diff(Result{Changed: true, Frozen: 1, Orphans: 1}, result); diff != "" {
@@ -238,7 +239,7 @@ func TestUntouched(t *testing.T) {
 		putLSN(page, test.lsn)
 		binary.LittleEndian.PutUint16(page[offFlags:], test.flags)
 		if test.verify {
-			binary.LittleEndian.PutUint16(page[offChecksum:], Checksum(page, testBlock))
+			binary.LittleEndian.PutUint16(page[offChecksum:], pagesum.Page(page, testBlock))
 		}
 		if test.damaged {
 			page[PageSize-100] ^= 1
@@ -301,6 +302,9 @@ func TestRandomPages(t *testing.T) {
 // it was accepted.
 func checkTransform(t *testing.T, page []byte, tr Transform) bool {
 	t.Helper()
+	if tr.Kind == Heap {
+		checkPlain(t, page, tr)
+	}
 	first, second := bytes.Clone(page), bytes.Clone(page)
 	result, err := tr.Page(first, testBlock, false)
 	if err != nil {
@@ -337,6 +341,65 @@ func checkTransform(t *testing.T, page []byte, tr Transform) bool {
 	return true
 }
 
+// checkPlain holds the short way against the plan, and reports whether the page
+// is one for it.
+func checkPlain(t *testing.T, page []byte, tr Transform) bool {
+	t.Helper()
+	short, long := edit{page: bytes.Clone(page)}, edit{page: bytes.Clone(page)}
+	got, plain := tr.plainPage(&short, testBlock)
+	if !plain {
+		if short.changed || !bytes.Equal(short.page, page) {
+			t.Error("the short way gave up and changed the page")
+		}
+		return false
+	}
+	want, err := tr.planned(&long, testBlock)
+	if err != nil || got != want || short.changed != long.changed || !bytes.Equal(short.page, long.page) {
+		t.Errorf("the short way gives %+v, the plan %+v, %v", got, want, err)
+	}
+	return true
+}
+
+// TestPlainPages takes pages as inserts leave them, and now and then a row that
+// is not so.
+func TestPlainPages(t *testing.T) {
+	r := rand.New(rand.NewPCG(9, 9))
+	tr, plain := Transform{Status: fates{3, 5}, Limit: 10}, 0
+	for range 2000 {
+		rows := make([]row, 1+r.IntN(60))
+		for i := range rows {
+			rows[i] = row{
+				xmin: []uint32{3, 5}[r.IntN(2)], mask: xmaxInvalid | []uint16{0, xminCommitted, xminFrozen}[r.IntN(3)],
+				mask2: 2, ctid: i + 1, data: make([]byte, r.IntN(60)),
+			}
+			switch r.IntN(600) {
+			case 0:
+				rows[i].xmin = 4
+			case 1:
+				rows[i].mask &^= xmaxInvalid
+			case 2:
+				rows[i].mask2 |= hotUpdated
+			case 3:
+				rows[i].mask2 |= heapOnly
+			case 4:
+				rows[i].mask |= xminInvalid
+			case 5:
+				rows[i] = row{state: itemDead}
+			case 6:
+				rows[i] = row{state: -1}
+			case 7:
+				rows[i] = row{state: itemRedirect, target: 1}
+			}
+		}
+		if checkPlain(t, buildPage(rows...), tr) {
+			plain++
+		}
+	}
+	if plain < 1000 || plain > 1950 {
+		t.Errorf("%d of 2000 pages took the short way", plain)
+	}
+}
+
 // nobody knows no transaction: frozen tuples do not ask.
 type nobody struct{}
 
@@ -370,8 +433,24 @@ func FuzzPage(f *testing.F) {
 		checkTransform(t, page, tr)
 		tr.Toast = map[uint32]uint32{toast: toast} // equal, so that the result is final
 		checkTransform(t, page, tr)
-		binary.LittleEndian.PutUint16(page[offChecksum:], Checksum(page, testBlock))
+		binary.LittleEndian.PutUint16(page[offChecksum:], pagesum.Page(page, testBlock))
 		tr.Verify, tr.SetChecksum = true, true
 		checkTransform(t, page, tr)
 	})
+}
+
+func BenchmarkPage(b *testing.B) {
+	rows := make([]row, 100)
+	for i := range rows {
+		rows[i] = row{xmin: 3, mask: xmaxInvalid, data: make([]byte, 40)}
+	}
+	page, work := buildPage(rows...), make([]byte, PageSize)
+	tr := Transform{Status: fates{3}, Limit: 1}
+	b.SetBytes(PageSize)
+	for b.Loop() {
+		copy(work, page)
+		if _, err := tr.Page(work, 1, false); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

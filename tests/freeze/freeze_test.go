@@ -13,6 +13,7 @@ import (
 
 	"github.com/fukanchik/pg0/relmap/heap"
 	"github.com/fukanchik/pg0/relmap/xact"
+	"github.com/fukanchik/pg0/tests/pbwriter"
 	"github.com/fukanchik/pg0/tests/pgtest"
 	"github.com/google/go-cmp/cmp"
 )
@@ -194,7 +195,7 @@ func unhinted(t *testing.T, d donor, name string) relation {
 				*mask &^= 4 * invalid
 			}
 		}
-		binary.LittleEndian.PutUint16(p[8:], heap.Checksum(p, uint32(block)))
+		binary.LittleEndian.PutUint16(p[8:], pbwriter.Checksum(p, uint32(block)))
 	}
 	r.path += "_unhinted"
 	replace(t, filepath.Join(d.Dir, r.path), pages)

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/fukanchik/pg0/relmap/heap"
+	"github.com/fukanchik/pg0/tests/pbwriter"
 	"github.com/fukanchik/pg0/tests/pgtest"
 	"github.com/google/go-cmp/cmp"
 )
@@ -62,7 +63,7 @@ func TestChecksum(t *testing.T) {
 				continue
 			}
 			pages++
-			if got, want := uint16(p[8])|uint16(p[9])<<8, heap.Checksum(p, uint32(block)); got != want {
+			if got, want := uint16(p[8])|uint16(p[9])<<8, pbwriter.Checksum(p, uint32(block)); got != want {
 				t.Errorf("%s: block %d has checksum %#x, computed %#x", name, block, got, want)
 			}
 			if err := heap.Sane(p); err != nil {

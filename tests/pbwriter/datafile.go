@@ -112,7 +112,7 @@ func checksumOf(page []byte, block uint32) uint16 {
 	if heap.IsNew(page) {
 		return 0
 	}
-	return heap.Checksum(page, block)
+	return Checksum(page, block)
 }
 
 func (rf *recordFile) append(block uint32, size int32, payload []byte) error {

@@ -154,7 +154,7 @@ func (f *stableFile) Read(b []byte) (int, error) {
 		if n < pageSize {
 			return 0, errors.Join(io.EOF, ignoreEOF(err))
 		}
-		if f.checksums && (heap.IsNew(b) || heap.Checksum(b, f.first+f.next) == uint16(b[8])|uint16(b[9])<<8) {
+		if f.checksums && (heap.IsNew(b) || Checksum(b, f.first+f.next) == uint16(b[8])|uint16(b[9])<<8) {
 			f.next++
 			return pageSize, nil
 		}

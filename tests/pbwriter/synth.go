@@ -6,7 +6,6 @@ import (
 	"hash/crc32"
 
 	"github.com/fukanchik/pg0"
-	"github.com/fukanchik/pg0/relmap/heap"
 )
 
 // FillPage makes an empty page a sane heap page with a right checksum and some
@@ -25,7 +24,7 @@ func FillPage(page []byte, lsn pg0.LSN, block uint32, seed uint64) {
 		x ^= x << 17
 		binary.LittleEndian.PutUint64(page[off:], x)
 	}
-	binary.LittleEndian.PutUint16(page[8:], heap.Checksum(page, block))
+	binary.LittleEndian.PutUint16(page[8:], Checksum(page, block))
 }
 
 // Skeleton lists the least of a data directory of PostgreSQL 15 that a reader

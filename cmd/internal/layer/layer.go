@@ -26,6 +26,7 @@ const version = 1
 const (
 	recordFile = "attach.json"
 	storeDir   = "changes"
+	walDir     = "pg_wal"
 )
 
 // A Record is the attach record of a layer.
@@ -36,12 +37,17 @@ type Record struct {
 	Tree    serve.TreeRef  `json:"tree"` // below the changes
 	// Configured says that the server's configuration is in the layer. From
 	// then on it belongs to the layer's owner.
-	Configured bool           `json:"configured"`
+	Configured bool `json:"configured"`
+	// WAL says that pg_wal is a directory of its own beside the changes.
+	WAL        bool           `json:"wal,omitempty"`
 	Provenance []state.Origin `json:"provenance"`
 }
 
 // Store is the directory of the changes themselves.
 func Store(dir string) string { return filepath.Join(dir, storeDir) }
+
+// WAL is the directory of pg_wal of a layer whose record says so.
+func WAL(dir string) string { return filepath.Join(dir, walDir) }
 
 // Read reads the attach record. The error wraps fs.ErrNotExist for a directory
 // that is no layer yet.
@@ -118,7 +124,7 @@ func Take(ctx context.Context, dir string, want *Record, plan *mapping.Plan, log
 		if old.Attach.Base != want.Attach.Base {
 			return nil, refuse("layer %s stands on another point (%s): give that one, or another directory", dir, point(old))
 		}
-		want.Configured = old.Configured
+		want.Configured, want.WAL = old.Configured, old.WAL
 		return want, nil
 	}
 	return takeMix(ctx, dir, old, want, plan, logger)
@@ -166,7 +172,7 @@ func takeMix(ctx context.Context, dir string, old, want *Record, plan *mapping.P
 		return nil, exit.Error(exit.Refused, fmt.Errorf("layer %s: %w", dir, err))
 	}
 	want.Attach = mapping.Reattach(old.Attach, plan, control)
-	want.Configured = old.Configured
+	want.Configured, want.WAL = old.Configured, old.WAL
 	return want, nil
 }
 

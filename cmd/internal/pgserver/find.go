@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,7 +42,7 @@ func Find(major int, bindir string) (Bin, error) {
 		return explicit(major, bindir, "--pg-bindir")
 	}
 	var other []string
-	for _, dir := range candidates(major) {
+	for dir := range candidates(major) {
 		bin, err := inspect(dir)
 		switch {
 		case err == nil && bin.Major == major:
@@ -70,10 +71,27 @@ func explicit(major int, dir, origin string) (Bin, error) {
 	return bin, nil
 }
 
-func candidates(major int) []string {
+// candidates are the directories in which programs may be, the likeliest first.
+// Others are asked for only when those do not have them: pg_config is a script
+// on Debian, and takes longer than everything before it.
+func candidates(major int) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, dir := range usualPlaces(major) {
+			if !yield(dir) {
+				return
+			}
+		}
+		for _, dir := range pointedTo() {
+			if !yield(dir) {
+				return
+			}
+		}
+	}
+}
+
+func usualPlaces(major int) []string {
 	n := strconv.Itoa(major)
-	dirs := filepath.SplitList(os.Getenv("PG0_PGBIN"))
-	dirs = append(dirs,
+	return append(filepath.SplitList(os.Getenv("PG0_PGBIN")),
 		"/usr/lib/postgresql/"+n+"/bin", // Debian, Ubuntu
 		"/usr/pgsql-"+n+"/bin",          // PGDG on RHEL
 		"/usr/lib/postgresql"+n+"/bin",  // SUSE
@@ -83,6 +101,10 @@ func candidates(major int) []string {
 		"/usr/local/pgsql-"+n+"/bin",
 		"/usr/local/pgsql/bin",
 	)
+}
+
+// pointedTo follows pg_config and PATH.
+func pointedTo() (dirs []string) {
 	if name, err := exec.LookPath("pg_config"); err == nil {
 		if out, err := exec.Command(name, "--bindir").Output(); err == nil {
 			dirs = append(dirs, strings.TrimSpace(string(out)))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/fukanchik/pg0/cmd/internal/image"
 	"github.com/fukanchik/pg0/cmd/internal/pgserver"
@@ -29,18 +30,18 @@ type census struct {
 // can still be read, but not matched.
 func (c *census) take(ctx context.Context, databases []*relmap.Database) error {
 	c.defs = &relmap.Definitions{Databases: map[string]*relmap.DatabaseDefinitions{}}
+	databases = slices.DeleteFunc(databases, func(d *relmap.Database) bool { return !d.Connectable() })
+	all := c.askAll(ctx, databases)
 	asked := false
-	for _, database := range databases {
-		if !database.Connectable() {
-			continue
-		}
-		if err := c.askDatabase(ctx, database.Name, asked); err != nil {
+	for i, database := range databases {
+		if err := all[i].err; err != nil {
 			if ctx.Err() != nil || isDamage(err) {
 				return err
 			}
 			c.meta.Notes = append(c.meta.Notes, fmt.Sprintf("database %q could not be asked for its definitions: %v", database.Name, err))
 			continue
 		}
+		c.note(database.Name, all[i], !asked)
 		asked = true
 		if c.meta.Database == "" || isDefaultDatabase(c.meta.Database) && !database.Template {
 			c.meta.Database = database.Name
@@ -61,8 +62,15 @@ func isDamage(err error) bool {
 
 func isDefaultDatabase(name string) bool { return name == "postgres" || name == "template1" }
 
-// answers are the columns of the questions to one database.
+// answers are what one database says, of itself and of what all share.
 type answers struct {
+	reply
+	shared reply
+	err    error
+}
+
+// A reply has a field for each question.
+type reply struct {
 	Definitions *relmap.DatabaseDefinitions `json:"definitions"`
 	Prepared    []image.Prepared            `json:"prepared"`
 	Collations  []image.Collation           `json:"collations"`
@@ -73,7 +81,25 @@ type answers struct {
 // never gives one up.
 const patience = "5s"
 
-func (c *census) askDatabase(ctx context.Context, name string, sharedKnown bool) error {
+// sessions is how many databases are asked at a time.
+const sessions = 4
+
+// askAll gives the answers of the databases in their order.
+func (c *census) askAll(ctx context.Context, databases []*relmap.Database) []answers {
+	all := make([]answers, len(databases))
+	var group errgroup.Group
+	group.SetLimit(sessions)
+	for i, database := range databases {
+		group.Go(func() error {
+			all[i].err = c.askDatabase(ctx, database.Name, &all[i])
+			return nil
+		})
+	}
+	_ = group.Wait() // each answer has its own error
+	return all
+}
+
+func (c *census) askDatabase(ctx context.Context, name string, all *answers) error {
 	conn, err := c.server.Connect(ctx, name, c.role)
 	if err != nil {
 		return err
@@ -82,36 +108,43 @@ func (c *census) askDatabase(ctx context.Context, name string, sharedKnown bool)
 	if _, err := conn.Exec(ctx, "set lock_timeout = '"+patience+"'"); err != nil {
 		return err
 	}
-	var all answers
-	questions := []question{definitionsQuestion, {"outside", outsideSQL(c.major)}, {"collations", collationsSQL(c.major)}}
-	if !sharedKnown {
-		questions = append(questions, preparedQuestion, question{"outside", sharedOutsideSQL})
-	}
-	for _, q := range questions {
-		if err := q.ask(ctx, conn, &all); err != nil {
+	for _, q := range []question{definitionsQuestion, {"outside", outsideSQL(c.major)}, {"collations", collationsSQL(c.major)}} {
+		if err := q.ask(ctx, conn, &all.reply); err != nil {
 			return err
 		}
 	}
-	c.defs.Databases[name] = all.Definitions
-	c.meta.Prepared = append(c.meta.Prepared, all.Prepared...)
-	c.meta.Collations = append(c.meta.Collations, all.Collations...)
-	c.meta.Outside = append(c.meta.Outside, all.Outside...)
+	for _, q := range []question{preparedQuestion, {"outside", sharedOutsideSQL}} {
+		if err := q.ask(ctx, conn, &all.shared); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
-// A question gives one JSON value, for the field of answers of that name.
+// note adds the answers of a database; what all databases share is taken once.
+func (c *census) note(name string, all answers, first bool) {
+	c.defs.Databases[name] = all.Definitions
+	c.meta.Collations = append(c.meta.Collations, all.Collations...)
+	c.meta.Outside = append(c.meta.Outside, all.Outside...)
+	if first {
+		c.meta.Prepared = append(c.meta.Prepared, all.shared.Prepared...)
+		c.meta.Outside = append(c.meta.Outside, all.shared.Outside...)
+	}
+}
+
+// A question gives one JSON value, for the field of reply of that name.
 // Lists are appended to what is there.
 type question struct {
 	field string
 	sql   string
 }
 
-func (q question) ask(ctx context.Context, conn *pgx.Conn, into *answers) error {
+func (q question) ask(ctx context.Context, conn *pgx.Conn, into *reply) error {
 	var text []byte
 	if err := conn.QueryRow(ctx, q.sql).Scan(&text); err != nil {
 		return fmt.Errorf("ask for %s: %w", q.field, err)
 	}
-	var got answers
+	var got reply
 	wrapped := append(append([]byte(`{"`+q.field+`":`), text...), '}')
 	if err := json.Unmarshal(wrapped, &got); err != nil {
 		return fmt.Errorf("read the answer for %s: %w", q.field, err)

@@ -71,6 +71,11 @@ func (s *server) open() error {
 	}
 	s.tree = closer
 	layer := s.recipe.Layer
+	if layer.WAL != "" {
+		if tree, err = moveWAL(tree, layer.WAL); err != nil {
+			return err
+		}
+	}
 	s.store, err = cow.Open(tree, cow.Options{
 		Dir: layer.Dir, TempDir: layer.TempDir, Limit: layer.Limit, Logger: s.log, ReadOnly: s.recipe.ReadOnly,
 	})
@@ -145,7 +150,7 @@ func (s *server) serve(r request) {
 	case "unmount":
 		s.answer(reply{}, s.unmount())
 	case "usage":
-		s.answer(reply{Usage: s.store.Usage()}, nil)
+		s.answer(reply{Usage: s.usage()}, nil)
 	case "seal":
 		err := s.unmount()
 		if err == nil {
@@ -155,6 +160,15 @@ func (s *server) serve(r request) {
 	default:
 		s.answer(reply{}, fmt.Errorf("unknown request %q", r.Op))
 	}
+}
+
+// usage is what the layer takes on disk, in bytes.
+func (s *server) usage() int64 {
+	n := s.store.Usage()
+	if dir := s.recipe.Layer.WAL; dir != "" {
+		n += bytesBelow(dir)
+	}
+	return n
 }
 
 func (s *server) unmount() error {

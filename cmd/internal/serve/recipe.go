@@ -30,6 +30,7 @@ type Layer struct {
 	Dir     string `json:"dir,omitempty"`      // kept there; empty: an unlinked temporary file
 	TempDir string `json:"temp_dir,omitempty"` // of that file
 	Limit   int64  `json:"limit,omitempty"`    // bytes; 0 = none
+	WAL     string `json:"wal,omitempty"`      // directory of pg_wal, outside of the changes; empty: among them
 }
 
 // A TreeRef describes a tree by what it is made of: a backup, or a mix, and

@@ -1,16 +1,18 @@
-package heap
+// Package pagesum computes the two checksums that the pages of a backup are
+// under: PostgreSQL's pd_checksum and the Adler-32 of zlib. Every page of a
+// point passes through both, so they use what the processor has.
+package pagesum
 
 import "encoding/binary"
 
 const (
-	lanes    = 32
-	rowSize  = 4 * lanes // a word for each lane
-	rows     = PageSize / rowSize
-	fnvPrime = 16777619
+	lanes      = 32
+	rowSize    = 4 * lanes // a word for each lane
+	atChecksum = 8         // of pd_checksum in the page (storage/bufpage.h)
+	fnvPrime   = 16777619
 )
 
-// laneSeeds start the lanes (storage/checksum_impl.h). Catalog readers have
-// the same table: they may not import this package.
+// laneSeeds start the lanes (storage/checksum_impl.h).
 var laneSeeds = [lanes]uint32{
 	0x5B1F36E9, 0xB8525960, 0x02AB50AA, 0x1DE66D2A, 0x79FF467A, 0x9BB9F8A3, 0x217E7CD2, 0x83E13D2C,
 	0xF8D4474F, 0xE39EB970, 0x42C6AE16, 0x993216FA, 0x7B093B5D, 0x98DAFF3C, 0xF718902A, 0x0B1C9CDB,
@@ -22,14 +24,15 @@ var laneSeeds = [lanes]uint32{
 // that the machine has.
 var sumLanes = sumLanesGo
 
-// Checksum computes what pd_checksum must be for a page of PageSize bytes.
-// block counts from the start of the fork, over all its segments.
-func Checksum(page []byte, block uint32) uint16 {
+// Page computes what pd_checksum must be for a page, whose length is a multiple
+// of 128 bytes as that of every block size is. block counts from the start of
+// the fork, over all its segments.
+func Page(page []byte, block uint32) uint16 {
 	return uint16((sumLanes(page)^block)%65535) + 1
 }
 
 func sumLanesGo(page []byte) uint32 {
-	_ = page[PageSize-1]
+	_ = page[rowSize-1]
 	var sum uint32
 	for first := 0; first < lanes; first += 8 {
 		sum ^= stripe(page, first)
@@ -41,12 +44,12 @@ func sumLanesGo(page []byte) uint32 {
 func stripe(page []byte, first int) uint32 {
 	s := [8]uint32(laneSeeds[first : first+8])
 	a, b, c, d, e, f, g, h := s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]
-	for row := 4 * first; row < PageSize; row += rowSize {
+	for row := 4 * first; row+32 <= len(page); row += rowSize {
 		w := page[row : row+32 : row+32]
 		a = mix(a, binary.LittleEndian.Uint32(w))
 		b = mix(b, binary.LittleEndian.Uint32(w[4:]))
 		word := binary.LittleEndian.Uint32(w[8:])
-		if row == offChecksum-8 {
+		if row == atChecksum-8 {
 			word &= 0xffff0000 // pd_checksum itself counts as zero
 		}
 		c = mix(c, word)
