@@ -36,11 +36,9 @@ func TestMain(m *testing.M) {
 // looping is the number of sessions that are in loops.
 func (b *bed) looping() (n int) {
 	for _, one := range b.proxy.snapshot() {
-		one.clientMu.Lock()
-		if one.looped != nil {
+		if one.looped.Load() != nil {
 			n++
 		}
-		one.clientMu.Unlock()
 	}
 	return n
 }
@@ -116,6 +114,7 @@ func TestSlowServer(t *testing.T) {
 		}
 		_ = c.conn.(*net.UnixConn).CloseWrite()
 	}()
+	waitUntil(t, func() bool { return b.proxy.Sessions() == 1 && b.proxy.snapshot()[0].audit.received.Load() > 2<<16 })
 	close(start)
 	if n := <-got; n != total>>20*int64(len(message)) {
 		t.Errorf("the server got %d bytes", n)

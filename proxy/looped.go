@@ -45,7 +45,8 @@ func (s *session) enter(l *loop) error {
 	x.client.peer, x.server.peer = x.server, x.client
 	x.server.pump.preload(s.leftover)
 	s.leftover = nil
-	s.looped, s.toClient, s.toServer = x, x.client, x.server
+	s.toClient, s.toServer = x.client, x.server
+	s.looped.Store(x)
 	return nil
 }
 
@@ -87,7 +88,7 @@ const burst = 4
 // buffer: what comes later is reported.
 func (x *looped) receive(k *socket) {
 	for range burst {
-		if x.done || !k.reading || k.peer.lags() || !k.pump.readReady(uintptr(k.fd)) {
+		if x.done || !k.reading || k.peer.lags() || !k.pump.receive(k.fd) {
 			return
 		}
 		n := k.pump.n
@@ -218,10 +219,9 @@ func (x *looped) leave() {
 	x.loop.forget(x.server)
 	s := x.session
 	s.server.keepAlive(client)
-	s.clientMu.Lock()
 	s.client, s.backend = client, server.(*net.UnixConn)
-	s.looped, s.toClient, s.toServer = nil, s.client, s.backend
-	s.clientMu.Unlock()
+	s.toClient, s.toServer = s.client, s.backend
+	s.looped.Store(nil)
 	s.server.work.Add(1) // and the one that the loop had
 	go s.fromClient(x.client.carry(client), x.server.pending)
 	go s.fromServer(x.server.carry(server), x.client.pending)

@@ -7,6 +7,8 @@ import (
 	"io"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -123,15 +125,18 @@ func (p *pump) fill() error {
 }
 
 // readReady is called when bytes may wait; it returns false if there are none.
-func (p *pump) readReady(fd uintptr) bool {
+func (p *pump) readReady(fd uintptr) bool { return p.receive(int(fd)) }
+
+// receive reads from a socket what is there.
+func (p *pump) receive(fd int) bool {
 	taken := p.buf == nil
 	if taken {
 		p.buf = buffers.Get().(*[chunk]byte)
 	}
-	for {
-		p.n, p.err = syscall.Read(int(fd), p.buf[p.have:])
-		if p.err != syscall.EINTR {
-			break
+	p.n, p.err = 0, nil
+	for errno := syscall.EINTR; errno == syscall.EINTR; {
+		if p.n, errno = transfer(unix.SYS_RECVFROM, fd, p.buf[p.have:]); errno != 0 && errno != syscall.EINTR {
+			p.n, p.err = 0, errno
 		}
 	}
 	if p.err == syscall.EAGAIN {

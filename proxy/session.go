@@ -45,9 +45,9 @@ type session struct {
 
 	toClient io.Writer
 	toServer io.Writer
+	looped   atomic.Pointer[looped] // nil if goroutines drive the session
 
 	clientMu sync.Mutex // held while something is written to the client
-	looped   *looped    // nil if goroutines drive the session
 	aligned  bool       // the client stands between two messages
 	ended    bool       // nothing may be written any more
 }
@@ -300,7 +300,7 @@ func (s *session) run() {
 	srv.sessions[s] = true
 	if l != nil {
 		srv.work.Add(1)
-		l.post(s.looped.begin)
+		l.post(s.looped.Load().begin)
 		return
 	}
 	srv.work.Add(2)
@@ -364,12 +364,9 @@ func (s *session) idle() bool {
 // end closes the session; the client is told why if it stands between two
 // messages.
 func (s *session) end(why *Error) {
-	s.clientMu.Lock()
-	x := s.looped
-	s.clientMu.Unlock()
-	if x != nil {
+	if x := s.looped.Load(); x != nil {
 		x.loop.post(func() {
-			if s.looped == x {
+			if s.looped.Load() == x {
 				x.end(why)
 			} else {
 				go s.end(why) // it has just left the loop

@@ -432,7 +432,7 @@ func (v *serverSide) write(b []byte) error {
 	if _, err := v.toClient.Write(b); err != nil {
 		return errGone
 	}
-	if v.looped == nil || !v.looped.client.lags() {
+	if x := v.looped.Load(); x == nil || !x.client.lags() {
 		v.delivered()
 	}
 	return nil
