@@ -213,6 +213,9 @@ func newBed(t testing.TB, script func(*serverConn), change func(*Config, *fakeRo
 	if b.proxy, err = New(c); err != nil {
 		t.Fatal(err)
 	}
+	if goroutines {
+		b.proxy.maxLoops = 0
+	}
 	b.tcp = b.listen("tcp", "127.0.0.1:0")
 	b.unix = b.listen("unix", b.server.address+"p")
 	t.Cleanup(func() {

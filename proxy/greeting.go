@@ -72,9 +72,13 @@ func (s *Server) greet(p *pending) {
 
 func (g *greeting) configure() {
 	_ = g.conn.SetDeadline(time.Now().Add(g.server.StartupTimeout))
-	if tcp, ok := g.conn.(*net.TCPConn); ok {
+	g.server.keepAlive(g.conn)
+}
+
+func (s *Server) keepAlive(conn net.Conn) {
+	if tcp, ok := conn.(*net.TCPConn); ok {
 		_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{
-			Enable: true, Idle: g.server.KeepAlive, Interval: g.server.KeepAlive / 4, Count: 4,
+			Enable: true, Idle: s.KeepAlive, Interval: s.KeepAlive / 4, Count: 4,
 		})
 	}
 }

@@ -128,8 +128,11 @@ func describeText(text string) pgproto3.Message {
 	return d
 }
 
-func labelBed(t *testing.T, label Label) *client {
-	b := newBed(t, tiny, func(c *Config, r *fakeRouter) {
+func labelBed(t *testing.T, label Label) *client { return newLabelBed(t, label, tiny).connect() }
+
+func newLabelBed(t *testing.T, label Label, script func(*serverConn)) *bed {
+	t.Helper()
+	return newBed(t, script, func(c *Config, r *fakeRouter) {
 		c.Label = label
 		r.relations.Base.Time = "noon"
 		r.relations.ByOID = map[uint32]Relation{
@@ -137,7 +140,6 @@ func labelBed(t *testing.T, label Label) *client {
 			20003: {Name: "public.prices", Origins: []Origin{{"monday", "09:00"}, {"thursday", "noon"}}},
 		}
 	})
-	return b.connect()
 }
 
 const (

@@ -12,6 +12,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -117,6 +118,9 @@ type Server struct {
 	reserved  int // sessions and those that are about to be one
 	pending   pendingList
 	draining  bool
+	loops     []*loop
+	maxLoops  int
+	next      int // loop of the next session
 }
 
 // New makes a server with the defaults filled in.
@@ -145,6 +149,7 @@ func New(c Config) (*Server, error) {
 	s := &Server{
 		Config: c, auth: auth,
 		listeners: map[net.Listener]bool{}, sessions: map[*session]bool{},
+		maxLoops: (runtime.GOMAXPROCS(0) + processorsEach - 1) / processorsEach,
 	}
 	s.pending.limit = c.MaxPending
 	s.ctx, s.stop = context.WithCancel(context.Background())
@@ -248,15 +253,19 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	done := make(chan struct{})
 	go func() { s.work.Wait(); close(done) }()
+	late, end := ctx.Done(), func() { s.endIdle(0, errShutdown) }
 	for {
-		s.endIdle(0, errShutdown)
+		end()
 		select {
 		case <-done:
+			s.stopLoops()
+			if late == nil {
+				return ctx.Err()
+			}
 			return nil
-		case <-ctx.Done():
-			s.cutOff()
-			<-done
-			return ctx.Err()
+		case <-late:
+			// A session may be about to begin, so once is not enough.
+			late, end = nil, s.cutOff
 		case <-time.After(drainPause):
 		}
 	}

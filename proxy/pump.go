@@ -1,11 +1,14 @@
 package proxy
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"io"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -32,7 +35,14 @@ type side interface {
 	// waits returns what has to be closed before anything is sent after the
 	// message that was looked into last; nil if nothing.
 	waits() <-chan struct{}
+	// blocks says whether look, or what has to be waited for then, takes longer
+	// than a loop that has other sessions may.
+	blocks(kind byte, body []byte) bool
 }
+
+// errLeave says that the message which is next in the buffer cannot be handled
+// in a loop.
+var errLeave = errors.New("session has to leave its loop")
 
 // A pump forwards messages as bytes. It follows their lengths, so that it knows
 // where each begins, and keeps none but those that its side looks into.
@@ -43,6 +53,7 @@ type pump struct {
 
 	rest   int  // bytes still to come of a message that only flows through
 	wanted bool // the side wants to look into the message that waits for its rest
+	looped bool // it is driven by a loop, which may not be blocked
 
 	// Of one read that waits without a buffer.
 	buf   *[chunk]byte
@@ -63,13 +74,18 @@ func newPump(from io.Reader, side side) *pump {
 	return p
 }
 
-// run forwards until the reader ends, which is no error, or an error. first is
-// what was read already.
-func (p *pump) run(first []byte) error {
-	if len(first) > 0 {
-		if _, err := p.forward(first); err != nil {
-			return err
-		}
+// preload is for what was read already; it is less than a buffer.
+func (p *pump) preload(b []byte) {
+	if len(b) > 0 {
+		p.buf = buffers.Get().(*[chunk]byte)
+		p.have = copy(p.buf[:], b)
+	}
+}
+
+// run forwards until the reader ends, which is no error, or an error.
+func (p *pump) run() error {
+	if err := p.again(); err != nil {
+		return err
 	}
 	for {
 		if err := p.fill(); err != nil {
@@ -82,6 +98,15 @@ func (p *pump) run(first []byte) error {
 			return err
 		}
 	}
+}
+
+// again forwards what is in the buffer from before.
+func (p *pump) again() error {
+	if p.have == 0 {
+		return nil
+	}
+	p.n = 0
+	return p.spend()
 }
 
 // fill reads into a buffer that is taken when there is something to read.
@@ -100,15 +125,18 @@ func (p *pump) fill() error {
 }
 
 // readReady is called when bytes may wait; it returns false if there are none.
-func (p *pump) readReady(fd uintptr) bool {
+func (p *pump) readReady(fd uintptr) bool { return p.receive(int(fd)) }
+
+// receive reads from a socket what is there.
+func (p *pump) receive(fd int) bool {
 	taken := p.buf == nil
 	if taken {
 		p.buf = buffers.Get().(*[chunk]byte)
 	}
-	for {
-		p.n, p.err = syscall.Read(int(fd), p.buf[p.have:])
-		if p.err != syscall.EINTR {
-			break
+	p.n, p.err = 0, nil
+	for errno := syscall.EINTR; errno == syscall.EINTR; {
+		if p.n, errno = transfer(unix.SYS_RECVFROM, fd, p.buf[p.have:]); errno != 0 && errno != syscall.EINTR {
+			p.n, p.err = 0, errno
 		}
 	}
 	if p.err == syscall.EAGAIN {
@@ -154,16 +182,21 @@ func (p *pump) fillEncrypted() error {
 func (p *pump) spend() error {
 	data := p.buf[:p.have+p.n]
 	used, err := p.forward(data)
-	if err != nil {
+	if err != nil && err != errLeave {
+		p.have = 0
 		p.putBuffer()
 		return err
 	}
 	full := len(data) == chunk
 	p.have = copy(p.buf[:], data[used:])
 	switch {
+	case err != nil:
+		return err
+	case p.have == chunk && p.looped:
+		return errLeave
 	case p.have == chunk:
 		return p.long()
-	case p.have == 0 && (p.raw != nil || !full && p.n != smallRead):
+	case p.have == 0 && (p.raw != nil || p.looped || !full && p.n != smallRead):
 		p.putBuffer()
 	}
 	return nil
@@ -215,6 +248,9 @@ func (p *pump) forward(data []byte) (used int, err error) {
 		end := at + headSize + size
 		if end > len(data) {
 			break
+		}
+		if p.looped && p.side.blocks(kind, data[at+headSize:end]) {
+			return at, cmp.Or(p.send(data[sent:at]), errLeave)
 		}
 		p.wanted = false
 		instead, err := p.side.look(kind, data[at+headSize:end], data[at:end])

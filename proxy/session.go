@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"strings"
@@ -41,6 +42,10 @@ type session struct {
 	encoding  atomic.Bool // the client takes UTF-8
 	lastFatal atomic.Bool // the server has said itself why it ends
 	left      atomic.Bool // the client has said that it leaves
+
+	toClient io.Writer
+	toServer io.Writer
+	looped   atomic.Pointer[looped] // nil if goroutines drive the session
 
 	clientMu sync.Mutex // held while something is written to the client
 	aligned  bool       // the client stands between two messages
@@ -289,19 +294,33 @@ func (g *greeting) wantsNotice() bool {
 // run passes bytes until one side has left.
 func (s *session) run() {
 	srv := s.server
+	l := srv.loopFor(s)
 	srv.mu.Lock()
+	defer srv.mu.Unlock()
 	srv.sessions[s] = true
-	srv.mu.Unlock()
+	if l != nil {
+		srv.work.Add(1)
+		l.post(s.looped.Load().begin)
+		return
+	}
 	srv.work.Add(2)
+	s.toClient, s.toServer = s.client, s.backend
+	fromServer := newPump(s.backend, (*serverSide)(s))
+	fromServer.preload(s.leftover)
+	s.leftover = nil
 	// New goroutines: the stack of this one has grown with the start-up.
-	go s.fromClient()
-	go s.fromServer()
+	go s.fromClient(newPump(s.client, (*clientSide)(s)), nil)
+	go s.fromServer(fromServer, nil)
 }
 
-// fromClient forwards until the client leaves, and lets the server know.
-func (s *session) fromClient() {
+// fromClient forwards until the client leaves, and lets the server know. owed
+// goes to the server first.
+func (s *session) fromClient(p *pump, owed []byte) {
 	defer s.server.work.Done()
-	err := newPump(s.client, (*clientSide)(s)).run(nil)
+	_, err := s.backend.Write(owed)
+	if err == nil {
+		err = p.run()
+	}
 	var known *Error
 	if errors.As(err, &known) {
 		s.end(known)
@@ -311,21 +330,29 @@ func (s *session) fromClient() {
 	_ = s.backend.CloseWrite()
 }
 
-// fromServer forwards until the server ends the session, and ends it.
-func (s *session) fromServer() {
+// fromServer forwards until the server ends the session, and ends it. owed goes
+// to the client first.
+func (s *session) fromServer(p *pump, owed []byte) {
 	defer s.server.work.Done()
-	leftover := s.leftover
-	s.leftover = nil
-	err := newPump(s.backend, (*serverSide)(s)).run(leftover)
+	err := (*serverSide)(s).pass(owed)
+	if err == nil {
+		err = p.run()
+	}
 	var known *Error
 	switch {
 	case errors.As(err, &known):
 		s.end(known)
-	case !s.lastFatal.Load() && !s.left.Load():
-		why := &Error{Code: CodeConnectionFailure, Message: fmt.Sprintf("the server of %s has closed the connection", s.target.Labels.Mix)}
-		s.end(why)
+	case !errors.Is(err, errGone) && s.unexplained():
+		s.end(s.serverGone())
 	}
 	s.finish()
+}
+
+// unexplained says that nobody has announced the end of the session.
+func (s *session) unexplained() bool { return !s.lastFatal.Load() && !s.left.Load() }
+
+func (s *session) serverGone() *Error {
+	return &Error{Code: CodeConnectionFailure, Message: fmt.Sprintf("the server of %s has closed the connection", s.target.Labels.Mix)}
 }
 
 // idle says whether the session stands outside of a transaction and the server
@@ -337,6 +364,16 @@ func (s *session) idle() bool {
 // end closes the session; the client is told why if it stands between two
 // messages.
 func (s *session) end(why *Error) {
+	if x := s.looped.Load(); x != nil {
+		x.loop.post(func() {
+			if s.looped.Load() == x {
+				x.end(why)
+			} else {
+				go s.end(why) // it has just left the loop
+			}
+		})
+		return
+	}
 	// A client that takes nothing must not hold this up.
 	_ = s.client.SetWriteDeadline(time.Now().Add(endPatience))
 	s.clientMu.Lock()

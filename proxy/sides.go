@@ -2,11 +2,9 @@ package proxy
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 )
@@ -214,8 +212,20 @@ func (c *clientSide) log(text string) {
 func (c *clientSide) send(b []byte, _ bool) error {
 	c.active.Store(c.server.now.Load())
 	c.audit.received.Add(int64(len(b)))
-	_, err := c.backend.Write(b)
-	return closed(err)
+	_, err := c.toServer.Write(b)
+	return err
+}
+
+func (c *clientSide) blocks(kind byte, body []byte) bool {
+	switch kind {
+	case 'Q':
+		text, _, _ := cstring(body)
+		_, changes := labelChange(text)
+		return changes
+	case 'S':
+		return c.labels.executed != nil
+	}
+	return false
 }
 
 // waits holds the client while the server carries out a change of pg0.label.
@@ -224,14 +234,6 @@ func (c *clientSide) waits() <-chan struct{} {
 		return d.done
 	}
 	return nil
-}
-
-// closed makes the end of a connection by this side recognisable.
-func closed(err error) error {
-	if errors.Is(err, net.ErrClosed) {
-		return io.ErrClosedPipe
-	}
-	return err
 }
 
 // cstring reads up to a NUL byte.
@@ -410,11 +412,39 @@ func (v *serverSide) send(b []byte, whole bool) error {
 		return io.ErrClosedPipe
 	}
 	v.aligned = whole
-	_, err := v.client.Write(b)
-	// After the write: a session counts as idle when its client has the answer.
+	return v.write(b)
+}
+
+// pass writes to the client what was counted already.
+func (v *serverSide) pass(owed []byte) error {
+	if len(owed) == 0 {
+		return nil
+	}
+	v.clientMu.Lock()
+	defer v.clientMu.Unlock()
+	if v.ended {
+		return io.ErrClosedPipe
+	}
+	return v.write(owed)
+}
+
+func (v *serverSide) write(b []byte) error {
+	if _, err := v.toClient.Write(b); err != nil {
+		return errGone
+	}
+	if x := v.looped.Load(); x == nil || !x.client.lags() {
+		v.delivered()
+	}
+	return nil
+}
+
+// delivered is called after the write: a session counts as idle when its client
+// has the answer.
+func (v *serverSide) delivered() {
 	v.answered.Add(v.ready)
 	v.ready = 0
-	return closed(err)
 }
 
 func (v *serverSide) waits() <-chan struct{} { return nil }
+
+func (v *serverSide) blocks(byte, []byte) bool { return false }

@@ -189,11 +189,22 @@ func labelChange(text string) (change, bool) {
 	return change{}, false
 }
 
-// mayBeChange sorts out most texts by their first letter.
+// mayBeChange sorts out most texts by their first word.
 func mayBeChange(text string) bool {
 	text = strings.TrimLeft(text, " \t\n\r\f\v")
-	return text != "" && strings.IndexByte("sSrRdD-/", text[0]) >= 0
+	if text == "" || text[0] == '-' || text[0] == '/' {
+		return text != ""
+	}
+	for _, word := range changeWords {
+		if len(text) > len(word) && strings.EqualFold(text[:len(word)], word) && !isWordPart(text[len(word)]) {
+			return true
+		}
+	}
+	return false
 }
+
+// changeWords are those that a change of pg0.label begins with.
+var changeWords = []string{"set", "reset", "discard"}
 
 func isLabelSetting(t []token) bool {
 	return t[0] == token{wordToken, "pg0"} && t[1] == token{otherToken, "."} && t[2] == token{wordToken, "label"}

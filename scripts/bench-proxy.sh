@@ -3,7 +3,9 @@
 # (session mode) and a direct connection: pgbench -S on one server, the three in
 # turn in each round, so that what else the machine does hits all alike.
 # SECONDS_EACH (default 4) and ROUNDS (default 3) make it longer; CLIENTS and
-# MODES choose. pgbouncer must be installed.
+# MODES choose. pgbouncer hands the backends of one run to the next, which are
+# warm by then; SERVER_LIFETIME=0 gives each of its clients a new one, as pg0 and
+# direct connections do. pgbouncer must be installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -58,6 +60,7 @@ auth_type = any
 pool_mode = session
 max_client_conn = 400
 default_pool_size = 380
+server_lifetime = ${SERVER_LIFETIME:-3600}
 logfile = $work/pgbouncer.log
 log_connections = 0
 log_disconnections = 0
@@ -101,12 +104,19 @@ for mode in "${modes[@]}"; do
 	done
 done
 
-# Sessions that have asked something once and then sit there.
+# Sessions of a new proxy that have asked something once and then sit there.
+bin/pg0 proxy --insecure --listen 127.0.0.1:16435 --audit-log "$work/audit" "$work/m" >"$work/listening.idle" &
+proxy=$!
+pids+=("$proxy")
+until grep -q listening "$work/listening.idle"; do
+	kill -0 "$proxy"
+	sleep 0.1
+done
 printf 'select 1;\n\\sleep 10 s\n' >"$work/idle.sql"
 resident() { awk '/VmRSS/ { print $2 }' "/proc/$proxy/status"; }
 before=$(resident)
 sessions=250
-pgbench -h 127.0.0.1 -p 16434 -U postgres -n -c $sessions -j 1 -f "$work/idle.sql" -t 1 bench >/dev/null 2>&1 &
+pgbench -h 127.0.0.1 -p 16435 -U postgres -n -c $sessions -j 1 -f "$work/idle.sql" -t 1 bench >/dev/null 2>&1 &
 waiting=$!
 until [ "$(psql -qXAt -h "$socket" -U postgres -d bench -c "select count(*) from pg_stat_activity where application_name like 'pgbench%' and state = 'idle' and query = 'select 1;'")" = $sessions ]; do
 	kill -0 $waiting

@@ -12,6 +12,7 @@ missing() {
 	command -v shellcheck >/dev/null || echo shellcheck
 	command -v setpriv >/dev/null || echo util-linux
 	command -v zstd >/dev/null || echo zstd
+	/usr/bin/python3 -c 'import asyncpg' 2>/dev/null || echo python3-asyncpg
 	[ -x /usr/lib/postgresql/15/bin/postgres ] || echo postgresql-15
 }
 

@@ -179,6 +179,7 @@ func TestProxyClients(t *testing.T) {
 	t.Run("pgbench", p.testPgbench)
 	t.Run("dump", p.testDump)
 	t.Run("copy", p.testCopy)
+	t.Run("python", p.testPython)
 	p.testAudit(t)
 }
 
@@ -306,6 +307,14 @@ func (p *proxied) testCopy(t *testing.T) {
 	}
 	if err := conn.QueryRow(ctx, "select 1").Scan(new(int)); err != nil {
 		t.Error(err)
+	}
+}
+
+// testPython has a driver that shares no code with the others.
+func (p *proxied) testPython(t *testing.T) {
+	out, err := exec.Command("/usr/bin/python3", filepath.Join("testdata", "driver.py"), p.host, p.port).CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -108,6 +109,10 @@ func (c *proxyCmd) run(ctx context.Context, args []string) error {
 	defer closeAudit()
 	c.config.Router, c.config.Audit = gate, audit
 	c.config.Logger = slog.New(slog.NewTextHandler(c.stderr, &slog.HandlerOptions{Level: c.level()}))
+	// A loop that waits for its sockets holds one processor of Go's scheduler.
+	if runtime.GOMAXPROCS(0) < 2 {
+		runtime.GOMAXPROCS(2)
+	}
 	server, err := proxy.New(c.config)
 	if err != nil {
 		return err
