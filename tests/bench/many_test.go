@@ -28,6 +28,9 @@ func bigCatalog(b *bed) string {
 		}))
 	}
 	last := catalog.Write(pbwriter.Backup{Stream: true}, items)
+	for i := range items {
+		items[i].Stored = func(uint32, []byte) bool { return false }
+	}
 	for range increments {
 		last = catalog.Write(pbwriter.Backup{Mode: "DELTA", Parent: last.ID, Stream: true}, items)
 	}

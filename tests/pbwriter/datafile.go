@@ -3,7 +3,6 @@ package pbwriter
 import (
 	"bufio"
 	"bytes"
-	"compress/zlib"
 	"encoding/binary"
 	"errors"
 	"hash"
@@ -25,29 +24,21 @@ var pageSeed = maphash.MakeSeed()
 type recordFile struct {
 	w      *writer
 	line   *Line
+	name   string
+	file   *os.File // nil until something is written
 	out    *bufio.Writer
 	sum    hash.Hash32
 	pos    int64
 	index  []byte // entries of the header map
-	zlib   *zlib.Writer
 	packed bytes.Buffer
 }
 
 // dataFile stores those pages of a relation's segment that the mode asks for.
 func (w *writer) dataFile(l *Line, it Item, source io.Reader) error {
 	old, state := w.before(it), fileState{exists: true}
-	rf := &recordFile{w: w, line: l, sum: crc32.New(w.crcTable)}
+	rf := &recordFile{w: w, line: l, sum: crc32.New(w.crcTable), name: w.target(it)}
+	defer rf.close()
 	l.Alg = w.algorithm(it.Path)
-	var err error
-	if rf.zlib, err = zlib.NewWriterLevel(&rf.packed, w.Level); err != nil {
-		return err
-	}
-	file, err := os.OpenFile(w.target(it), os.O_CREATE|os.O_RDWR|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	rf.out = bufio.NewWriterSize(file, 1<<18)
 	page := make([]byte, pageSize)
 	for block := uint32(0); ; block++ {
 		if _, err := io.ReadFull(source, page); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -66,10 +57,27 @@ func (w *writer) dataFile(l *Line, it Item, source io.Reader) error {
 	if err := rf.finish(it, old, uint32(len(state.pages))); err != nil {
 		return err
 	}
-	if l.Size <= 0 {
-		return os.Remove(file.Name())
+	if l.Size <= 0 && rf.file != nil {
+		return os.Remove(rf.name)
 	}
 	return nil
+}
+
+// open makes the file when there is something to write: most files of most
+// increments have nothing.
+func (rf *recordFile) open() (err error) {
+	if rf.file == nil {
+		if rf.file, err = os.OpenFile(rf.name, os.O_CREATE|os.O_RDWR|os.O_TRUNC, 0o600); err == nil {
+			rf.out = bufio.NewWriterSize(rf.file, 1<<18)
+		}
+	}
+	return err
+}
+
+func (rf *recordFile) close() {
+	if rf.file != nil {
+		rf.file.Close()
+	}
 }
 
 func (w *writer) algorithm(path string) string {
@@ -122,6 +130,9 @@ func (rf *recordFile) append(block uint32, size int32, payload []byte) error {
 	for rf.w.version() < versionHeaderMap && len(b)%8 != 0 {
 		b = append(b, rf.garbage())
 	}
+	if err := rf.open(); err != nil {
+		return err
+	}
 	rf.pos += int64(len(b))
 	rf.sum.Write(b)
 	_, err := rf.out.Write(b)
@@ -137,14 +148,13 @@ func (rf *recordFile) garbage() byte {
 }
 
 // pack compresses a page, or returns it as it is if that does not help.
-func (rf *recordFile) pack(page []byte) []byte {
-	var packed []byte
+func (rf *recordFile) pack(page []byte) (packed []byte) {
 	switch rf.line.Alg {
 	case Zlib:
 		rf.packed.Reset()
-		rf.zlib.Reset(&rf.packed)
-		rf.zlib.Write(page) // a bytes.Buffer takes everything
-		rf.zlib.Close()
+		rf.w.pages.Reset(&rf.packed)
+		rf.w.pages.Write(page) // a bytes.Buffer takes everything
+		rf.w.pages.Close()
 		packed = rf.packed.Bytes()
 	case PGLZ:
 		packed = packPGLZ(page)
@@ -210,11 +220,9 @@ func (rf *recordFile) writeIndex() error {
 	}
 	l, all := rf.line, &rf.w.headers
 	l.HdrCRC, l.HdrOff = crc32.Checksum(rf.index, crc32.MakeTable(crc32.Castagnoli)), int64(all.Len())
-	z, err := zlib.NewWriterLevel(all, zlib.BestSpeed)
-	if err != nil {
-		return err
-	}
-	_, err = z.Write(rf.index)
+	z := rf.w.indexes
+	z.Reset(all)
+	_, err := z.Write(rf.index)
 	err = errors.Join(err, z.Close())
 	l.HdrSize = int64(all.Len()) - l.HdrOff
 	return err

@@ -2,6 +2,7 @@ package pbwriter
 
 import (
 	"bytes"
+	"compress/zlib"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -58,7 +59,13 @@ func (c *Catalog) begin(b Backup) *writer {
 		c.t.Fatalf("pbwriter: %s backup without a parent", b.Mode)
 	}
 	c.must(os.MkdirAll(filepath.Join(w.Dir, "database"), 0o755))
-	return &writer{Written: w, parent: parent, crcTable: crcTable(b.version())}
+	out := &writer{Written: w, parent: parent, crcTable: crcTable(b.version())}
+	var err error
+	out.pages, err = zlib.NewWriterLevel(nil, b.Level)
+	c.must(err)
+	out.indexes, err = zlib.NewWriterLevel(nil, zlib.BestSpeed)
+	c.must(err)
+	return out
 }
 
 // crcTable is that of the checksums of files.
@@ -82,6 +89,8 @@ type writer struct {
 	parent   *Written
 	crcTable *crc32.Table
 	headers  bytes.Buffer // page_header_map
+	pages    *zlib.Writer // used for one page after the other
+	indexes  *zlib.Writer // and for one file's part of the map
 }
 
 func (w *writer) item(it Item) error {
