@@ -135,6 +135,9 @@ func (c *Catalog) Open(_ context.Context, id string) (*pg0.Point, error) {
 	return p, nil
 }
 
+// OpenWAL opens the point: its WAL lies beside everything else.
+func (c *Catalog) OpenWAL(ctx context.Context, id string) (*pg0.Point, error) { return c.Open(ctx, id) }
+
 func allBut(relations []string) func(string) bool {
 	set := make(map[string]bool, len(relations))
 	for _, name := range relations {

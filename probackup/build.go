@@ -138,7 +138,7 @@ func (b *builder) gap(f *building) {
 // again sees a path that this list has had before. Equal lines count once; WAL
 // segments are known to be listed twice while they are being streamed.
 func (b *builder) again(f *building, e *entry) error {
-	if f.size == e.size && f.crc == e.crc || bytes.HasPrefix(e.path, []byte("pg_wal/")) {
+	if f.size == e.size && f.crc == e.crc || bytes.HasPrefix(e.path, []byte(ownWAL)) {
 		return nil
 	}
 	return fmt.Errorf("%w: %s", errTwice, e.path)

@@ -113,7 +113,7 @@ func FuzzList(f *testing.F) {
 	f.Add([]byte(`{"path":"a", "size":"18446744073709551615", "kind":"dir"}` + "\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		before := bytes.Clone(text)
-		err := parseList(text, 0, func(e *entry) error {
+		err := parseList(text, 0, "", func(e *entry) error {
 			if !validPath(e.path) || e.size < -1 || e.blocks < unknownBlocks || e.blocks > maxBlocks {
 				t.Errorf("entry %q of size %d, %d blocks", e.path, e.size, e.blocks)
 			}

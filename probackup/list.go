@@ -96,9 +96,9 @@ var (
 	sizePrefix = []byte(`", "size":"`)
 )
 
-// parseList calls visit for every line of a file list. The text must match crc
-// unless that is 0. Errors name the line.
-func parseList(text []byte, crc uint32, visit func(*entry) error) error {
+// parseList calls visit for every line of a file list whose path begins with
+// prefix. The text must match crc unless that is 0. Errors name the line.
+func parseList(text []byte, crc uint32, prefix string, visit func(*entry) error) error {
 	if sum := crc32.Checksum(text, castagnoli); crc != 0 && sum != crc {
 		return fmt.Errorf("checksum is %d, not %d as %s says", sum, crc, controlName)
 	}
@@ -106,10 +106,14 @@ func parseList(text []byte, crc uint32, visit func(*entry) error) error {
 		return errors.New("last line is cut off")
 	}
 	var e entry
+	begin := append(bytes.Clone(linePrefix), prefix...)
 	for number := 1; len(text) > 0; number++ {
 		end := bytes.IndexByte(text, '\n')
 		line := text[:end]
 		text = text[end+1:]
+		if prefix != "" && !bytes.HasPrefix(line, begin) {
+			continue
+		}
 		err := parseEntry(line, &e)
 		if err == nil {
 			err = visit(&e)

@@ -53,6 +53,16 @@ type member struct {
 
 // Open opens a backup and the backups that it builds on.
 func (c *Catalog) Open(ctx context.Context, id string) (*pg0.Point, error) {
+	return c.open(ctx, id, (*point).build)
+}
+
+// OpenWAL opens of a backup no more than the WAL that it keeps itself: the tree
+// has nothing but pg_wal. Lists of older members are not read.
+func (c *Catalog) OpenWAL(ctx context.Context, id string) (*pg0.Point, error) {
+	return c.open(ctx, id, (*point).buildWAL)
+}
+
+func (c *Catalog) open(ctx context.Context, id string, build func(*point, context.Context) (*tree, error)) (*pg0.Point, error) {
 	set, err := c.readBackups(ctx)
 	if err != nil {
 		return nil, err
@@ -65,7 +75,7 @@ func (c *Catalog) Open(ctx context.Context, id string) (*pg0.Point, error) {
 	if err != nil {
 		return nil, err
 	}
-	t, err := p.build(ctx)
+	t, err := build(p, ctx)
 	if err != nil {
 		return nil, errors.Join(err, p.close())
 	}
@@ -122,9 +132,9 @@ func (m *member) readMapAt(p []byte, off int64) error {
 	return nil
 }
 
-// readList passes every line of the member's file list to visit. The buffer
-// takes the list, and can be used again.
-func (m *member) readList(buffer *bytes.Buffer, visit func(*entry) error) error {
+// readList passes every line of the member's file list to visit whose path begins
+// with prefix. The buffer takes the list, and can be used again.
+func (m *member) readList(buffer *bytes.Buffer, prefix string, visit func(*entry) error) error {
 	f, err := m.openFile(listName)
 	if err != nil {
 		return err
@@ -137,7 +147,7 @@ func (m *member) readList(buffer *bytes.Buffer, visit func(*entry) error) error 
 	if _, err := buffer.ReadFrom(f); err != nil {
 		return m.fault(listName, err)
 	}
-	err = parseList(buffer.Bytes(), m.control.contentCRC, visit)
+	err = parseList(buffer.Bytes(), m.control.contentCRC, prefix, visit)
 	switch {
 	case errors.Is(err, pg0.ErrUnusable):
 		return fmt.Errorf("backup %s: %s: %w", m.id, listName, err)
@@ -160,7 +170,7 @@ func (p *point) build(ctx context.Context) (*tree, error) {
 			visit = b.targetEntry
 		}
 		b.member = i
-		if err := m.readList(&buffer, visit); err != nil {
+		if err := m.readList(&buffer, "", visit); err != nil {
 			return nil, err
 		}
 	}
@@ -174,6 +184,28 @@ func (p *point) build(ctx context.Context) (*tree, error) {
 	if err := b.linkTablespaces(); err != nil {
 		return nil, err
 	}
+	b.tree.sort()
+	return b.tree, nil
+}
+
+// ownWAL is where the paths of a backup's own WAL begin.
+const ownWAL = "pg_wal/"
+
+// buildWAL reads the target's list alone. WAL is copied anew for every backup;
+// should a list say otherwise, the whole chain is read.
+func (p *point) buildWAL(ctx context.Context) (*tree, error) {
+	b, elsewhere := newBuilder(p), false
+	err := p.members[0].readList(new(bytes.Buffer), ownWAL, func(e *entry) error {
+		elsewhere = elsewhere || e.size < 0
+		return b.targetEntry(e)
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case elsewhere:
+		return p.build(ctx)
+	}
+	b.finish()
 	b.tree.sort()
 	return b.tree, nil
 }

@@ -89,7 +89,7 @@ func (v *verification) run(ctx context.Context, jobs int) error {
 	var buffer bytes.Buffer
 	for i, m := range v.point.members {
 		v.member = i
-		if err := m.readList(&buffer, v.collect); err != nil {
+		if err := m.readList(&buffer, "", v.collect); err != nil {
 			v.damage(err)
 			return ignoreDamage(err)
 		}

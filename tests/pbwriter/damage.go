@@ -54,7 +54,7 @@ func (c *Catalog) HalfMerge(chain []*Written, items []Item, rewritten func(path 
 	full, last := chain[0], chain[len(chain)-1]
 	target := *full
 	target.Lines, target.files, target.Compress, target.CompressFile = nil, map[fileKey]fileState{}, last.Compress, last.CompressFile
-	out := &writer{Written: &target, crcTable: crcTable(full.version())}
+	out := c.writer(&target, nil)
 	for _, it := range items {
 		if _, isData := it.segment(); isData && rewritten(it.Path) {
 			c.must(out.item(it))

@@ -59,13 +59,15 @@ func (c *Catalog) begin(b Backup) *writer {
 		c.t.Fatalf("pbwriter: %s backup without a parent", b.Mode)
 	}
 	c.must(os.MkdirAll(filepath.Join(w.Dir, "database"), 0o755))
-	out := &writer{Written: w, parent: parent, crcTable: crcTable(b.version())}
-	var err error
-	out.pages, err = zlib.NewWriterLevel(nil, b.Level)
+	return c.writer(w, parent)
+}
+
+func (c *Catalog) writer(w, parent *Written) *writer {
+	pages, err := zlib.NewWriterLevel(nil, w.Level)
 	c.must(err)
-	out.indexes, err = zlib.NewWriterLevel(nil, zlib.BestSpeed)
+	indexes, err := zlib.NewWriterLevel(nil, zlib.BestSpeed)
 	c.must(err)
-	return out
+	return &writer{Written: w, parent: parent, crcTable: crcTable(w.version()), pages: pages, indexes: indexes}
 }
 
 // crcTable is that of the checksums of files.

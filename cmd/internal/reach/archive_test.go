@@ -62,7 +62,7 @@ func TestVerifyArchive(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			c := catalog{whole.Catalog, whole.Clone()}
+			c := catalog{whole.backups, whole.Clone()}
 			test.damage(c)
 			found, done := verify(t, c)
 			t.Log(found)

@@ -18,8 +18,14 @@ import (
 
 // catalog joins the backups of a fixture with an archive that tests may change.
 type catalog struct {
-	pg0.Catalog
+	backups
 	walfiles.Archive
+}
+
+// backups are those of a catalog without its archive.
+type backups interface {
+	pg0.Catalog
+	OpenWAL(ctx context.Context, id string) (*pg0.Point, error)
 }
 
 func open(t testing.TB, dir string) catalog {
@@ -121,13 +127,13 @@ var shopStops = map[string]string{
 func TestChooseRefusals(t *testing.T) {
 	whole := open(t, fixture.Shop(t))
 	without := func(numbers ...string) catalog {
-		c := catalog{whole.Catalog, whole.Clone()}
+		c := catalog{whole.backups, whole.Clone()}
 		for _, n := range numbers {
 			delete(c.Archive, "0000000100000000000000"+n)
 		}
 		return c
 	}
-	damaged := catalog{whole.Catalog, whole.Clone()}
+	damaged := catalog{whole.backups, whole.Clone()}
 	damaged.Archive["00000001000000000000002B"][0x55930] ^= 1
 	for _, test := range []struct {
 		name, at, backup string

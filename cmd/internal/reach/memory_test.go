@@ -28,7 +28,7 @@ func TestMemory(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		damaged := catalog{c.Catalog, c.Clone()}
+		damaged := catalog{c.backups, c.Clone()}
 		for name := range damaged.Archive {
 			clear(damaged.Archive[name])
 		}

@@ -32,7 +32,7 @@ func choose(t *testing.T, c reach.Catalog, at string) (*reach.Choice, error) {
 // TestOwnWAL has no archive: stream backups have their own WAL, and the newest
 // moment is the end of that of the newest of them.
 func TestOwnWAL(t *testing.T) {
-	c := catalog{open(t, fixture.Shop(t)).Catalog, walfiles.Archive{}}
+	c := catalog{open(t, fixture.Shop(t)).backups, walfiles.Archive{}}
 	for at, want := range map[string]string{
 		"TEI900":        "TEI900 timeline 1 immediate",
 		"TEK3O0":        "TEK3O0 timeline 1 immediate",

@@ -19,6 +19,10 @@ import (
 type Catalog interface {
 	pg0.Catalog
 	pg0.WALArchive
+	// OpenWAL opens of a backup the WAL that it keeps itself, and may leave out
+	// everything else: the point's tree is good for pg_wal alone. Errors are
+	// those of Open.
+	OpenWAL(ctx context.Context, id string) (*pg0.Point, error)
 }
 
 // A world is what a catalog holds at the time of one question.
@@ -74,7 +78,7 @@ func (w *world) own(ctx context.Context, info pg0.PointInfo) (fs.FS, error) {
 	if point, ok := w.points[info.ID]; ok {
 		return point.Tree, nil
 	}
-	point, err := w.Open(ctx, info.ID)
+	point, err := w.OpenWAL(ctx, info.ID)
 	if err != nil {
 		return nil, err
 	}

@@ -46,6 +46,10 @@ type Damage struct {
 type Catalog interface {
 	pg0.Catalog
 	pg0.WALArchive
+	// OpenWAL opens of a backup the WAL that it keeps itself, and may leave out
+	// everything else: the point's tree is good for pg_wal alone. Errors are
+	// those of Open.
+	OpenWAL(ctx context.Context, id string) (*pg0.Point, error)
 	// SystemID is the system identifier of the cluster, 0 when unknown.
 	SystemID() uint64
 	// Verify reads all that a backup and its chain store, jobs files at a time
