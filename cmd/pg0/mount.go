@@ -174,7 +174,8 @@ func (c *mountCmd) prepareRaw(ctx context.Context, ref source.Ref, backup string
 	if err != nil {
 		return nil, err
 	}
-	point, err := catalog.Open(ctx, backup)
+	// The process that serves the mount opens the rest.
+	point, err := catalog.OpenWAL(ctx, backup)
 	if err != nil {
 		return nil, err
 	}
