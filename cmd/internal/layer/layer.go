@@ -120,6 +120,9 @@ func Take(ctx context.Context, dir string, want *Record, plan *mapping.Plan, log
 	if old.Kind != want.Kind {
 		return nil, refuse("layer %s was made over %s, and this is %s: give another directory", dir, words[old.Kind], words[want.Kind])
 	}
+	if err := old.checkWAL(dir); err != nil {
+		return nil, err
+	}
 	if want.Kind != state.Mix {
 		if old.Attach.Base != want.Attach.Base {
 			return nil, refuse("layer %s stands on another point (%s): give that one, or another directory", dir, point(old))
@@ -128,6 +131,19 @@ func Take(ctx context.Context, dir string, want *Record, plan *mapping.Plan, log
 		return want, nil
 	}
 	return takeMix(ctx, dir, old, want, plan, logger)
+}
+
+// checkWAL refuses a layer that was in use and has lost its WAL since: that of
+// what it stands on would be taken for it, and a server cannot start on that.
+func (r *Record) checkWAL(dir string) error {
+	if !r.WAL || !r.Configured {
+		return nil
+	}
+	_, err := os.Stat(WAL(dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return refuse("layer %s has lost its WAL: directory %s is missing: put it back, or give another layer", dir, WAL(dir))
+	}
+	return err
 }
 
 var words = map[state.Kind]string{state.Raw: "a bare backup", state.Point: "one point", state.Mix: "a mix"}

@@ -49,6 +49,35 @@ func TestTake(t *testing.T) {
 	}
 }
 
+// TestTakeWithoutWAL takes WAL away from a layer that was in use.
+func TestTakeWithoutWAL(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "layer")
+	kept := record(state.Point, "monday")
+	kept.WAL = true
+	if err := layer.Write(dir, kept); err != nil {
+		t.Fatal(err)
+	}
+	take := func() error {
+		_, err := layer.Take(context.Background(), dir, record(state.Point, "monday"), nil, nil)
+		return err
+	}
+	if err := take(); err != nil {
+		t.Errorf("a layer that was not in use yet: %v", err)
+	}
+	if err := layer.Configured(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := take(); exit.Code(err) != exit.Refused || !strings.Contains(err.Error(), layer.WAL(dir)) {
+		t.Errorf("without WAL: %v", err)
+	}
+	if err := os.Mkdir(layer.WAL(dir), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := take(); err != nil {
+		t.Errorf("with WAL: %v", err)
+	}
+}
+
 func TestTakeForeignDirectory(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "x"), nil, 0o600); err != nil {
