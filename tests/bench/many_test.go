@@ -65,24 +65,7 @@ func adopting(b *bed) string {
 	after := catalog.Hot(server, pbwriter.Backup{Mode: "DELTA", Parent: full.ID, Stream: true}, nil)
 	server.Stop(pgtest.Fast)
 
-	text := fmt.Sprintf(`version = 1
-[sources.all]
-format = "probackup"
-path = %q
-instance = "main"
-[points]
-then = { source = "all", at = %q }
-now = { source = "all", at = %q }
-[base]
-point = "now"
-[[relation]]
-name = "postgres.public.t*"
-from = "then"
-`, catalog.Dir, full.ID, after.ID)
-	file := filepath.Join(catalog.Dir, "tables.toml")
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		b.Fatal(err)
-	}
+	file := b.mapFile(catalog.Dir, "postgres.public.t*", full.ID, after.ID)
 	pg0 := program.New(b)
 	for _, id := range []string{full.ID, after.ID} {
 		dir := pg0.Mountpoint()
@@ -102,24 +85,7 @@ from = "then"
 // the same table in a mount of the donor alone.
 func frozenScan(b *bed) (plain, mixed []float64) {
 	mustMake(b)
-	text := fmt.Sprintf(`version = 1
-[sources.all]
-format = "probackup"
-path = %q
-instance = "main"
-[points]
-then = { source = "all", at = %q }
-now = { source = "all", at = %q }
-[base]
-point = "now"
-[[relation]]
-name = "postgres.public.items"
-from = "then"
-`, b.catalog.Dir, b.none.ID, b.zlib.ID)
-	file := filepath.Join(b.catalog.Dir, "tables.toml")
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		b.Fatal(err)
-	}
+	file := b.mapFile(b.catalog.Dir, "postgres.public.items", b.none.ID, b.zlib.ID)
 	b.read(b.catalog.InstanceDir())
 	const sql = "select count(*), sum(abalance) from items"
 	return alternate(func() float64 {
@@ -132,4 +98,28 @@ from = "then"
 		defer b.umount(dir)
 		return b.scanOnce(dir, sql, withWorkers)
 	})
+}
+
+// mapFile writes a mapping file beside the backups that takes relations from one
+// and everything else from another.
+func (b *bed) mapFile(catalog, relations, then, now string) string {
+	text := fmt.Sprintf(`version = 1
+[sources.all]
+format = "probackup"
+path = %q
+instance = "main"
+[points]
+then = { source = "all", at = %q }
+now = { source = "all", at = %q }
+[base]
+point = "now"
+[[relation]]
+name = %q
+from = "then"
+`, catalog, then, now, relations)
+	file := filepath.Join(catalog, "tables.toml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	return file
 }
