@@ -52,21 +52,11 @@ if [ "$(id -u)" = 0 ]; then
 	run=(-exec "$work/src/scripts/exec.sh")
 fi
 
-# The tests of whole programs wait for them with one goroutine, and the helpers of
-# tests have no other: there the race detector would only take time. Lint has vetted.
-alone='^github.com/fukanchik/pg0/tests(/|$)'
-mapfile -t raced < <(go list "${packages[@]}" | grep -Ev "$alone" || true)
-mapfile -t plain < <(go list "${packages[@]}" | grep -E "$alone" || true)
-# Much of what these do is waiting, so there is more at a time than processors.
+# Much of what tests do is waiting, so there is more at a time than processors;
+# lint has vetted.
 flags=(-vet=off -timeout 25m -p "$(($(nproc) + 1))" -parallel "$(($(nproc) + 1))" "${run[@]}" "${flags[@]}")
-if [ "${#raced[@]}" != 0 ]; then
-	echo "test: packages with the race detector"
-	go test -race "${flags[@]}" "${raced[@]}"
-fi
-if [ "${#plain[@]}" != 0 ]; then
-	echo "test: whole programs"
-	go test "${flags[@]}" "${plain[@]}"
-fi
+echo "test: all packages with the race detector"
+go test -race "${flags[@]}" "${packages[@]}"
 echo "test: mounts once more on one processor"
 export PG0_BIN="$work/bin/pg0-race"
 once='TestSuiteOneProcessor|TestPostgres|TestMount(Foreground|Interrupted|Busy)$|TestMountScripts/(mount|mount_raw|kill9)$'
